@@ -1,0 +1,64 @@
+"""The Python interface: load a model, measure points.
+
+model = depthlm.load("nano")
+camera = depthlm.Camera.from_fov(width=640, height=480, fov_x=60)
+m = model.measure(image, [(320, 240), (10, 400)], camera)  # m.distance, m.xyz, m.low, m.high, m.text
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from depthlm.inference.engine import Engine, Measurement
+from depthlm.inference.images import open_image
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from PIL import Image
+
+    from depthlm.camera import Camera
+    from depthlm.inference.engine import Quantity
+    from depthlm.models.loading import LoadedModel
+
+__all__ = ["Measurer", "load"]
+
+
+class Measurer:
+    """A loaded model that measures points in pictures."""
+
+    def __init__(self, loaded: LoadedModel, *, batch: int = 8) -> None:
+        self.loaded = loaded
+        self.batch = batch
+        self._engines: dict[str | None, Engine] = {}
+
+    def measure(
+        self,
+        image: Image.Image | ArrayLike | Path | str,
+        uv: ArrayLike,
+        camera: Camera,
+        *,
+        reference: str | None = None,
+        answers: Quantity | None = None,
+    ) -> Measurement:
+        """Measure points [N, 2] (u, v) of a picture taken by `camera`.
+
+        image: PIL picture, [H, W, 3] uint8 array, or file. reference: how points are referred to, default the model's
+        preferred one. answers: what the model's numbers mean when its card is wrong.
+        Raises InputError for a point outside the image, or a camera of another size.
+        """
+        if reference not in self._engines:
+            self._engines[reference] = Engine(self.loaded, reference=reference, batch=self.batch)
+        return self._engines[reference].measure(open_image(image), uv, camera, answers=answers)
+
+
+def load(
+    model: Path | str, *, device: str = "cpu", dtype: str | None = None, revision: str | None = None, batch: int = 8
+) -> Measurer:
+    """Load a model: "nano", a folder, or a hub id. Raises InputError when there is none.
+
+    device, dtype: as torch names them. batch: questions per forward pass.
+    """
+    from depthlm.models.loading import load_model
+
+    return Measurer(load_model(str(model), device=device, dtype=dtype, revision=revision), batch=batch)

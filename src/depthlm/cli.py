@@ -1,0 +1,316 @@
+"""The command line: parses, calls, prints. Exit status 0 done, 2 bad input (one line on stderr), 1 anything else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from depthlm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from depthlm.models.loading import LoadedModel
+
+app = typer.Typer(
+    name="depthlm",
+    help="Metric depth from standard vision-language models.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="nano, a model folder, or a hub id.")]
+Device = Annotated[str | None, typer.Option(help="Torch device; default: a GPU when there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="Torch dtype: float32, bfloat16, float16.")]
+Revision = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+Reference = Annotated[
+    str | None, typer.Option(help="arrow, square, cross, text, text-pixels; default: the model's own.")
+]
+Quantity = Literal["distance", "z"]
+Task = Annotated[Quantity, typer.Option(help="What is asked and scored: distance from the camera, or z.")]
+Answers = Annotated[Quantity | None, typer.Option(help="What the answers mean; default: what depthlm.json says.")]
+Label = Annotated[Quantity | None, typer.Option(help="What the numbers of a .jsonl mean.")]
+Images = Annotated[Path | None, typer.Option(help="Folder that a .jsonl's image paths are relative to.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out, list and count them.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Metric depth from standard vision-language models. Errors in the input end with one line and exit status 2."""
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("out/demo")) -> None:
+    """Measure rooms that nano never saw; writes OUT/index.html."""
+    _require_writable(out)
+    from depthlm.demo import format_table, run_demo
+
+    with _progress("demo") as progress:
+        summary = run_demo(out, progress=progress)
+    print(format_table(summary))
+    print(f"page: {out / 'index.html'}")
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Shard folder to write.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")],
+    seed: Seed = 0,
+    kind: Annotated[Literal["indoor", "outdoor"], typer.Option(help="Rooms or streets.")] = "indoor",
+    views: Annotated[int, typer.Option(min=1, help="Pictures of each scene.")] = 4,
+    focal_range: Annotated[tuple[float, float], typer.Option(help="Focal lengths, pixels.")] = (150.0, 260.0),
+    points: Annotated[int, typer.Option(min=1, help="About how many labelled points per picture.")] = 400,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: every core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Render procedural scenes with exact depth into a shard folder."""
+    _require_writable(out)
+    from depthlm.data.shards import write_shards
+    from depthlm.synth.generate import synth_samples
+
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "kind": kind,
+        "views": views,
+        "focal_range": focal_range,
+        "points": points,
+    }
+    samples = synth_samples(scenes, **settings, workers=workers or os.cpu_count() or 1)
+    info = {"source": "depthlm synth", "scenes": scenes, **settings}
+    with _progress("synth") as progress:
+        write_shards(_counted(samples, progress, scenes * views), out, info=info)
+    _emit({"out": str(out), "samples": scenes * views, **info}, as_json, f"{scenes * views} pictures in {out}")
+
+
+@app.command()
+def inspect(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Shard folder or .jsonl.")],
+    out: Annotated[Path, typer.Option(help="Contact sheet to write.")] = Path("sheet.png"),
+    images: Images = None,
+    label: Label = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Counts and ranges of a data set, and a contact sheet with its labelled points."""
+    _require_writable(out)
+    from depthlm.data import open_data
+    from depthlm.inspection import contact_sheet, describe, format_description
+
+    samples = open_data(data, images=images, label=label, skip_bad=skip_bad)
+    facts = describe(samples)
+    contact_sheet(samples, out, seed=seed)
+    text = f"{format_description(str(data), facts)}\n  sheet      {out}"
+    if data.suffix == ".jsonl" and label is None:
+        text += "\n  labels     taken as z; say --label distance if they are Euclidean"
+    _emit({"data": str(data), "sheet": str(out), **facts}, as_json, text)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to change.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: out/ and the recipe's name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train by a recipe; a run that was interrupted goes on from its folder."""
+    from depthlm.training.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides)
+    folder = out or Path("out") / resolved.name
+    _require_writable(folder)
+    from depthlm.training.run import run_recipe
+
+    model = run_recipe(resolved, folder, report=lambda line: print(line, file=sys.stderr, flush=True))
+    _emit({"run": str(folder), "model": str(model)}, as_json, f"model: {model}")
+
+
+@app.command(name="eval")
+def evaluate_(
+    model: ModelName,
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Shard folders or .jsonl files.")],
+    images: Images = None,
+    label: Label = None,
+    points: Annotated[int, typer.Option(min=1, help="Points chosen over all images of a data set.")] = 8192,
+    reference: Reference = None,
+    task: Task = "distance",
+    answers: Answers = None,
+    skip_bad: SkipBad = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for points and summary; resumes from it.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions per forward pass.")] = 8,
+    seed: Seed = 0,
+    intervals: Annotated[bool, typer.Option(help="Compute the uncalibrated interval of each answer.")] = True,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on labelled points: delta1 beside the best constant answer, errors, failures."""
+    for path in data:
+        if path.suffix == ".jsonl" and label is None:
+            raise InputError(f"{path}: a .jsonl does not say what its depths mean; give --label z or --label distance")
+    if out is not None:
+        _require_writable(out)
+    from depthlm.data import open_data
+    from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
+    from depthlm.evaluation.report import format_summary
+
+    sets = [open_data(path, images=images, label=label, skip_bad=skip_bad, check_images=True) for path in data]
+    for samples in sets:
+        for line in samples.skipped:
+            print(f"skipped {line}", file=sys.stderr)
+    loaded = _load(model, device, dtype, revision)
+    runs: list[dict[str, Any]] = []
+    for path, samples in zip(data, sets, strict=True):
+        config = EvaluationConfig(
+            reference=reference,
+            task=task,
+            answers=answers,
+            label=label if label is not None and path.suffix == ".jsonl" else "z",
+            points=points,
+            seed=seed,
+            batch=batch,
+            intervals=intervals,
+        )
+        folder = out if out is None or len(data) == 1 else out / f"{len(runs):02d}-{path.stem}"
+        with _progress(path.name) as progress:
+            runs.append(
+                evaluate(loaded, samples, config, model_name=model, data_name=str(path), out=folder, progress=progress)
+            )
+    _emit(runs[0] if len(runs) == 1 else {"runs": runs}, as_json, "\n\n".join(format_summary(run) for run in runs))
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    image: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
+    point: Annotated[list[str], typer.Option("--point", metavar="U,V", help="Pixel to measure; repeat for more.")],
+    task: Task = "distance",
+    focal: Annotated[float | None, typer.Option(help="Focal length, pixels.")] = None,
+    fov: Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")] = None,
+    camera: Annotated[Path | None, typer.Option(help="Camera file: ours, ROS camera_info, COLMAP cameras.txt.")] = None,
+    assume_fov: Annotated[float | None, typer.Option(help="Field of view when nothing else says, degrees.")] = None,
+    reference: Reference = None,
+    answers: Answers = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Measure points in pictures; says which camera was used, and why."""
+    from depthlm.inference.predict import format_prediction, predict_image, read_photo
+
+    uv = [_parse_point(text) for text in point]
+    cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera, "assume_fov": assume_fov}
+    photos = [read_photo(path, uv, **cameras) for path in image]
+    loaded = _load(model, device, dtype, revision)
+    results = [predict_image(loaded, photo, task=task, reference=reference, answers=answers) for photo in photos]
+    text = "\n".join(format_prediction(result) for result in results)
+    _emit({"model": model, "task": task, "images": results}, as_json, text)
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _parse_point(text: str) -> tuple[float, float]:
+    try:
+        u, v = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--point {text!r} is not U,V; give two numbers of pixels, such as --point 320,240") from None
+    return u, v
+
+
+def _load(model: str, device: str | None, dtype: str | None, revision: str | None) -> LoadedModel:
+    import torch
+
+    from depthlm.models.loading import load_model
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_model(model, device=chosen, dtype=dtype, revision=revision)
+    if loaded.card_source == "assumed":
+        note = "no depthlm.json: focal length, prompt and meaning of its answers are assumed; figures mean little"
+        print(f"note: {model}: {note}", file=sys.stderr)
+    return loaded
+
+
+def _require_writable(path: Path) -> None:
+    """Refuse an output that cannot be made before any work is done for it."""
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if existing != path and not existing.is_dir():
+        raise InputError(f"cannot write {path}: {existing} is not a folder; give another output")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"cannot write {path}: no permission to write to {existing}; give another output")
+
+
+def _emit(result: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(result, allow_nan=False, default=str) if as_json else text)
+
+
+def _counted(items: Any, progress: Callable[[int, int], None], total: int) -> Iterator[Any]:
+    for number, item in enumerate(items, 1):
+        yield item
+        progress(number, total)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, and the function that moves it: progress(done, total)."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# --- entry ----------------------------------------------------------------------------------------------------------
+
+_BAD_OUTPUT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # stderr is ours: a library's chatter would bury the one line that says what went wrong.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        command = typer.main.get_command(app)
+        status = command.main(args=[a for a in arguments if a != "--debug"], prog_name="depthlm", standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:
+        if debug:
+            raise
+        status, message = _explain(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit status and message of an exception."""
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if hasattr(error, "format_message"):  # the parser's own errors; typer has moved their class before
+        return 2, f"{error.format_message()} (try `depthlm --help`)"
+    if isinstance(error, OSError) and error.errno in _BAD_OUTPUT:
+        return 2, f"{error.filename or 'output'}: {error.strerror}"
+    return 1, f"{type(error).__name__}: {error} (run again with --debug for the traceback)"

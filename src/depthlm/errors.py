@@ -1,0 +1,12 @@
+"""The one exception for bad input.
+
+Raised anywhere in the library, caught once in `cli.py`: one line on stderr, exit status 2. The message says
+what is wrong, where, and what would mend it; it never contains a newline.
+"""
+
+
+class InputError(ValueError):
+    """The user's input cannot be used as it is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,1 @@
+"""Evaluation: chosen points, metrics, a resumable run."""

@@ -1,0 +1,1 @@
+"""Inference: ask a model, read its numbers."""

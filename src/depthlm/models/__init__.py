@@ -1,0 +1,1 @@
+"""Loading and saving checkpoints of every model family, and the embedded model."""

@@ -1,0 +1,191 @@
+"""nano: the embedded model. A Qwen3-VL architecture of a few million parameters with its own small tokenizer.
+
+It is built here with random weights and trained by `depthlm train recipes/nano.yaml`; the trained weights ship in
+`models/weights/nano` and load through the same path as any Qwen3-VL checkpoint.
+
+Two choices make it learn in hours on a CPU where a general tokenizer would not:
+
+* a number of two significant digits is ONE token ("2.3", "0.47", "12"), so that the answer is decided by one soft-max;
+* a text coordinate is ONE token per axis ("x43", "y7"), R = 100 levels, so that pointing needs no digit arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+    from depthlm.models.card import ModelCard
+    from depthlm.models.loading import LoadedModel
+
+COORDINATE_RANGE = 100
+FOCAL = 160.0  # px; the synthetic training images are 256 px wide with focal lengths of 150 to 260 px
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+COLOURS = ("black", "white", "grey", "red", "orange", "brown", "yellow", "green", "cyan", "blue", "purple", "pink")
+WORDS = (
+    "user assistant system You are a helpful assistant . , ? how far is the point at pointed by red arrow square cross "
+    "distance depth what surface colour where nearer or first second in metres meters from camera answer "
+    "floor wall ceiling door window chair table sofa bed shelf cupboard person car road lane pavement house lamp tree "
+    "grass skirting switch socket book box plant"
+).split()
+
+# One turn is `<|im_start|>role content`; the end token closes answers only, so that a question costs few tokens.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}"
+    "{% if message['content'] is string %} {{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{% if message['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
+@dataclass(kw_only=True)
+class NanoConfig:
+    """Size of a nano model; the defaults are the shipped one."""
+
+    hidden: int = 192
+    """Width of the language model."""
+    layers: int = 4
+    """Depth of the language model."""
+    heads: int = 6
+    """Attention heads of the language model (half as many key-value heads)."""
+    vision_hidden: int = 192
+    """Width of the vision encoder."""
+    vision_layers: int = 8
+    """Depth of the vision encoder."""
+    vision_heads: int = 6
+    """Attention heads of the vision encoder."""
+    patch: int = 16
+    """Patch side in pixels before merging."""
+    merge: int = 1
+    """Patches merged per side into one image token: the patch grid is patch * merge."""
+
+
+def number_words() -> list[str]:
+    """Every number of two significant digits from 0.10 to 99: the vocabulary of answers."""
+    return (
+        [f"0.{k}" for k in range(10, 100)]
+        + [f"{k // 10}.{k % 10}" for k in range(10, 100)]
+        + [str(k) for k in range(10, 100)]
+    )
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A Unigram tokenizer whose whole words are the vocabulary above; any other text falls back to bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    mark = "\u2581"  # Metaspace: a piece that begins a word
+    whole = [mark + word for word in dict.fromkeys([*WORDS, *COLOURS, *number_words()])]
+    whole += ["user", "assistant", "system"]  # roles stand right after <|im_start|>, without a space
+    whole += [f"{mark}{axis}{k}" for axis in "xy" for k in range(COORDINATE_RANGE)]
+    letters = [mark, *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!()<>/-+=*'\"_"]
+    # A word costs 1, a letter 5, a byte 10: the cheapest reading of a known word is always the word itself.
+    vocab = [("<unk>", -100.0), *((word, -1.0) for word in whole), *((letter, -5.0) for letter in letters)]
+    vocab += [(f"<0x{byte:02X}>", -10.0) for byte in range(256)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=mark, prepend_scheme="never")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace(replacement=mark, prepend_scheme="never")]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_network(
+    tokenizer: PreTrainedTokenizerFast, config: NanoConfig, seed: int = 0
+) -> Qwen3VLForConditionalGeneration:
+    """The network with random weights (float32), reproducible from `seed`."""
+    import torch
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    def token(name: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(name))
+
+    head_dim = config.hidden // config.heads
+    side = head_dim // 6  # share of the rotary pairs that carry rows, and columns; the rest carries time
+    text: dict[str, Any] = {
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.hidden * 8 // 3 // 16 * 16,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.heads // 2,
+        "head_dim": head_dim,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [head_dim // 2 - 2 * side, side, side],
+            "mrope_interleaved": True,
+        },
+        "pad_token_id": token("<|endoftext|>"),
+        "eos_token_id": token("<|im_end|>"),
+    }
+    vision: dict[str, Any] = {
+        "depth": config.vision_layers,
+        "hidden_size": config.vision_hidden,
+        "intermediate_size": 4 * config.vision_hidden,
+        "num_heads": config.vision_heads,
+        "patch_size": config.patch,
+        "spatial_merge_size": config.merge,
+        "temporal_patch_size": 2,
+        "out_hidden_size": config.hidden,
+        "num_position_embeddings": 256,
+        "deepstack_visual_indexes": [],
+    }
+    qwen = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(qwen)
+    torch.set_rng_state(generator_state)
+    model.generation_config.eos_token_id = token("<|im_end|>")
+    model.generation_config.pad_token_id = token("<|endoftext|>")
+    model.generation_config.do_sample = False
+    return model
+
+
+def new_nano(config: NanoConfig, card: ModelCard, seed: int = 0) -> LoadedModel:
+    """An untrained nano with the given card, ready for the trainer."""
+    from depthlm.models.families import FAMILIES
+    from depthlm.models.loading import LoadedModel, image_processor_class
+    from depthlm.models.processor import ThinProcessor
+
+    family = FAMILIES["qwen3_vl"]
+    tokenizer = build_tokenizer()
+    image_processor = image_processor_class(family)(patch_size=config.patch, merge_size=config.merge)
+    processor = ThinProcessor(tokenizer, image_processor, family)
+    card.family, card.grid = family.name, processor.grid
+    return LoadedModel(
+        model=build_network(tokenizer, config, seed), processor=processor, card=card, path=Path("new-nano")
+    )

@@ -1,0 +1,191 @@
+"""Every protocol string: what the released checkpoints were asked in, word for word, and our own beside them.
+
+A prompt's question is looked up by the reference's name first ("arrow", "text-pixels"), then by its kind ("marker",
+"text"). Fields: {marker} {x} {y} {range} {width} {height} {fx} {fy} {cx} {cy}; answers have {value}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from depthlm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
+
+    from depthlm.camera import Camera
+    from depthlm.reference import Reference
+
+# The released suffix and answer, shared by DepthLM (paper.md 1.1) and VLM3 (vlm3.md 1.4). Protocol: do not edit.
+_RELEASED_FORMAT = (
+    " Output the thinking process in <think> </think> and final answer (the meter number only, without the unit)"
+    " in <answer> </answer> tags."
+)
+_RELEASED_ANSWER = (
+    "<think> The point is around {value:.2f} meters away from the camera. </think>\n\n<answer> {value:.2f} </answer>"
+)
+
+
+def significant(value: float, digits: int) -> str:
+    """A positive number with that many significant digits, never in exponent form: 0.471 -> "0.47", 12.3 -> "12"."""
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: 0.996 counts as 1.0
+    return f"{round(value, digits - 1 - exponent):.{max(0, digits - 1 - exponent)}f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One way to ask for a distance and to answer it.
+
+    system: text of the system turn, or None to send none. questions: template by reference name or kind.
+    answer: template of the trained answer, {value} in metres. pointers: how other questions name the point, by kind.
+    significant_digits: None for {value} as a float; n for a string of n significant digits ("0.47", "2.3", "12").
+    source: where the words come from.
+    """
+
+    name: str
+    questions: Mapping[str, str]
+    answer: str
+    system: str | None = None
+    pointers: Mapping[str, str] = field(default_factory=lambda: {"marker": "the red {marker}", "text": "({x}, {y})"})
+    significant_digits: int | None = None
+    source: str = field(default="ours", compare=False)
+
+    @property
+    def answer_prefix(self) -> str:
+        """The constant text before the first number of every answer; it can be forced and shared in decoding."""
+        return self.answer.partition("{")[0]
+
+    def supports(self, reference: Reference) -> bool:
+        """Whether this prompt has words for that reference."""
+        return self._template(reference) is not None
+
+    def question(self, reference: Reference, uv: ArrayLike, camera: Camera) -> str:
+        """The question about point uv [2] of the view whose camera is given.
+
+        Raises InputError when the prompt has no words for the reference.
+        """
+        template = self._template(reference)
+        if template is None:
+            raise InputError(
+                f"prompt {self.name!r} has no question for reference {reference.name!r}; it asks by "
+                f"{', '.join(self.questions)}"
+            )
+        return self._fill(template, reference, uv, camera)
+
+    def pointer(self, reference: Reference, uv: ArrayLike, camera: Camera) -> str:
+        """The words that point at uv [2] in a question other than the distance question."""
+        return self._fill(self.pointers[reference.kind], reference, uv, camera)
+
+    def _fill(self, template: str, reference: Reference, uv: ArrayLike, camera: Camera) -> str:
+        x, y = reference.coordinates(uv, camera.width, camera.height) if reference.kind == "text" else (None, None)
+        return template.format(
+            marker=reference.name,
+            x=x,
+            y=y,
+            range=reference.coordinate_range,
+            width=camera.width,
+            height=camera.height,
+            fx=camera.fx,
+            fy=camera.fy,
+            cx=camera.cx,
+            cy=camera.cy,
+        )
+
+    def format_answer(self, metres: float) -> str:
+        """The text a model is trained to answer with."""
+        if self.significant_digits is None:
+            return self.answer.format(value=metres)
+        return self.answer.format(value=significant(metres, self.significant_digits))
+
+    def _template(self, reference: Reference) -> str | None:
+        if reference.name in self.questions:
+            return self.questions[reference.name]
+        # Words about normalised coordinates would be a lie about raw pixels: those need their own entry.
+        is_pixels = reference.kind == "text" and reference.coordinate_range is None
+        return None if is_pixels else self.questions.get(reference.kind)
+
+
+DEPTHLM_OFFICIAL = Prompt(
+    name="depthlm-official",
+    questions={
+        "arrow": "Given this image, how far is the point pointed by the red arrow from the camera?" + _RELEASED_FORMAT,
+    },
+    answer=_RELEASED_ANSWER,
+    source="facebook/DepthLM, paper.md 1.1; no system turn (Qwen2.5-VL's own template adds its default sentence)",
+)
+
+VLM3_DEPTH = Prompt(
+    name="vlm3-depth",
+    questions={
+        "text": "Given this image, how far is the point at coordinates ({x}, {y}) from the camera? The coordinates are"
+        " in normalised [0, {range}] format relative to image width and height." + _RELEASED_FORMAT,
+    },
+    answer=_RELEASED_ANSWER,
+    source="facebook/VLM3-depth, vlm3.md 1.4; the answer text is DepthLM's, the release stores none",
+)
+
+VLM3_PAPER = Prompt(
+    name="vlm3-paper",
+    questions={
+        "text": "How far is the pixel at ({x}, {y}) from the camera? Both x and y are normalized to between"
+        " [0, {range}).",
+    },
+    answer="{value:.2f} meters",
+    source="VLM3's paper, vlm3.md 1.4",
+)
+
+# Coordinates come last, so that every question about an image shares its tokens up to the numbers.
+DEPTHLM = Prompt(
+    name="depthlm",
+    questions={
+        "marker": "How many meters is the point marked by the red {marker} from the camera?",
+        "text": "Points are (x, y), each normalized to [0, {range}) over the image. How many meters is this point from"
+        " the camera? ({x}, {y})",
+        "text-pixels": "Points are (x, y) in pixels. How many meters is this point from the camera? ({x}, {y})",
+    },
+    answer="<answer>{value:.2f}</answer>",
+)
+
+INTRINSICS = Prompt(
+    name="intrinsics",
+    questions={
+        kind: "The camera has focal lengths fx = {fx:.1f}, fy = {fy:.1f} and principal point ({cx:.1f}, {cy:.1f}) in"
+        " pixels; the image is {width} x {height}. " + DEPTHLM.questions[kind]
+        for kind in DEPTHLM.questions
+    },
+    answer=DEPTHLM.answer,
+    source="the alternative to focal unification that lost in the paper (Fig. 4a); the words are ours",
+)
+
+TEXT_PIXELS = Prompt(
+    name="text-pixels",
+    questions={
+        "text-pixels": "Given this image of size (width = {width}, height = {height}), how far is the pixel at"
+        " ({x}, {y}) from the camera?",
+    },
+    answer="The point is around {value:.2f} meters away from the camera.",
+    source="the text reference that lost to the marker in the paper, paper.md 1.1",
+)
+
+# The embedded model's few words; its tokenizer (models/nano.py) holds each coordinate and each number in one token.
+NANO = Prompt(
+    name="nano",
+    questions={"marker": "distance at the {marker}", "text": "distance at x{x} y{y}"},
+    pointers={"marker": "the {marker}", "text": "x{x} y{y}"},
+    answer="{value}",
+    significant_digits=2,
+)
+
+PROMPTS: dict[str, Prompt] = {
+    prompt.name: prompt for prompt in (DEPTHLM_OFFICIAL, VLM3_DEPTH, VLM3_PAPER, DEPTHLM, INTRINSICS, TEXT_PIXELS, NANO)
+}
+
+
+def get_prompt(name: str) -> Prompt:
+    """The prompt set of that name. Raises InputError for an unknown one."""
+    if name not in PROMPTS:
+        raise InputError(f"unknown prompt {name!r}; choose one of {', '.join(PROMPTS)}")
+    return PROMPTS[name]

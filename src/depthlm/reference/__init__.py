@@ -1,0 +1,83 @@
+"""References: how a question points at a pixel, by a marker drawn on the image or by text coordinates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from depthlm.errors import InputError
+from depthlm.reference.marker import MARKERS, Marker
+from depthlm.reference.text import PixelText, Rounding, Text
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from PIL import Image
+
+Kind = Literal["marker", "text"]
+
+REFERENCE_NAMES: tuple[str, ...] = (*MARKERS, "text", "text-pixels")
+
+
+class Reference(Protocol):
+    """One way to point at a pixel. `uv` is one point [2] in view pixels (centre of the top-left pixel is (0, 0))."""
+
+    @property
+    def name(self) -> str:
+        """One of REFERENCE_NAMES."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it is drawn on the image or said in the question."""
+        ...
+
+    @property
+    def margin(self) -> int:
+        """Pixels that must lie between the point and every border of the view."""
+        ...
+
+    @property
+    def coordinate_range(self) -> int | None:
+        """R of text coordinates in [0, R); None where the reference has none (markers, raw pixels)."""
+        ...
+
+    def fits(self, uv: ArrayLike, width: int, height: int) -> bool:
+        """Whether the point can be referred to on a view of that size."""
+        ...
+
+    def draw(self, image: Image.Image, uv: ArrayLike) -> Image.Image:
+        """A marked copy of the RGB view; text references return the view itself."""
+        ...
+
+    def coordinates(self, uv: ArrayLike, width: int, height: int) -> tuple[int, int]:
+        """The two integers a text question names. Raises ValueError for markers."""
+        ...
+
+
+def get_reference(
+    name: str, coordinate_range: int = 2000, rounding: Rounding = "nearest", half_pixel: bool = False
+) -> Reference:
+    """The reference of that name: arrow, square, cross, text or text-pixels.
+
+    coordinate_range, rounding, half_pixel: what a checkpoint's text coordinates mean (its `depthlm.json`); markers
+    ignore them. Raises InputError for an unknown name or an unusable range.
+    """
+    if name in MARKERS:
+        return MARKERS[name]
+    if name == "text":
+        return Text(coordinate_range=coordinate_range, rounding=rounding, half_pixel=half_pixel)
+    if name == "text-pixels":
+        return PixelText(rounding=rounding)
+    raise InputError(f"unknown reference {name!r}; choose one of {', '.join(REFERENCE_NAMES)}")
+
+
+__all__ = [
+    "MARKERS",
+    "REFERENCE_NAMES",
+    "Kind",
+    "Marker",
+    "PixelText",
+    "Reference",
+    "Rounding",
+    "Text",
+    "get_reference",
+]

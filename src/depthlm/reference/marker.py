@@ -1,0 +1,72 @@
+"""Markers: a few red pixels drawn beside the queried one, which itself stays as it was.
+
+The arrow is the released protocol of DepthLM pixel for pixel (reference/paper.md 1.2): with (x, y) the query truncated
+to integers, a shaft of five pixels on its left and a head of two steps, nine pixels, drawn after the focal resize and
+the crop. The other two shapes are the paper's Figure 9; their exact pixels are not published, these are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from PIL import Image
+
+RED = (255, 0, 0)
+
+_ARROW = (
+    *((-step, 0) for step in range(1, 6)),
+    *((-step - 1, side * step) for step in (1, 2) for side in (-1, 1)),
+)
+_SQUARE = tuple((dx, dy) for dx in range(-4, 5) for dy in range(-4, 5) if max(abs(dx), abs(dy)) == 4)
+_CROSS = tuple(offset for step in range(2, 6) for offset in ((step, 0), (-step, 0), (0, step), (0, -step)))
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A shape of red pixels around the queried one.
+
+    offsets: (dx, dy) of every painted pixel from the queried pixel. margin: the border, in pixels, in which the
+    released protocol draws nothing; the same for every shape, so that an ablation asks the same points.
+    """
+
+    name: str
+    offsets: tuple[tuple[int, int], ...]
+    margin: int = 5
+    kind: Literal["marker"] = "marker"
+    coordinate_range: None = None
+
+    def fits(self, uv: ArrayLike, width: int, height: int) -> bool:
+        """Whether the whole marker lies on a width x height view: 5 <= x < width - 5, and so for y."""
+        x, y = _pixel(uv)
+        m = self.margin
+        return m <= x < width - m and m <= y < height - m
+
+    def draw(self, image: Image.Image, uv: ArrayLike) -> Image.Image:
+        """A marked copy of the RGB image. Raises ValueError where the marker does not fit: pad the view first."""
+        if not self.fits(uv, image.width, image.height):
+            raise ValueError(f"{self.name} at {tuple(_pixel(uv))} does not fit a {image.width}x{image.height} view")
+        x, y = _pixel(uv)
+        marked = image.copy()
+        for dx, dy in self.offsets:
+            marked.putpixel((x + dx, y + dy), RED)
+        return marked
+
+    def coordinates(self, uv: ArrayLike, width: int, height: int) -> tuple[int, int]:
+        """Markers have no text coordinates."""
+        raise ValueError(f"{self.name} is drawn on the image; it has no text coordinates")
+
+
+def _pixel(uv: ArrayLike) -> tuple[int, int]:
+    """[2] uv -> the integer pixel, truncated as in the released protocol."""
+    u, v = np.asarray(uv, dtype=np.float64).reshape(2)
+    return int(u), int(v)
+
+
+MARKERS: dict[str, Marker] = {
+    marker.name: marker for marker in (Marker("arrow", _ARROW), Marker("square", _SQUARE), Marker("cross", _CROSS))
+}

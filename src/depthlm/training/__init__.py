@@ -1,0 +1,1 @@
+"""Text supervised fine-tuning: recipes, packed rows, the trainer."""

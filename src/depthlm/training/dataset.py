@@ -1,0 +1,181 @@
+"""TrainingRows: global step index -> Row, a pure function of (recipe, seed, index).
+
+Every rank and worker asks for its own indices, and all randomness of a row comes from a generator seeded with
+(seed, index): nothing is correlated between ranks, and a resumed run sees exactly what it would have seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from depthlm.errors import InputError
+from depthlm.models.chat import IGNORE
+from depthlm.reference import get_reference
+from depthlm.tasks import QA, PointContext, Task, get_task
+from depthlm.training.rows import Row, encode_row, number_token
+from depthlm.view import CropConfig, View, ViewConfig, make_training_view
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from depthlm.data.mixture import Mixture
+    from depthlm.models.card import ModelCard
+    from depthlm.models.processor import ThinProcessor
+    from depthlm.prompts import Prompt
+    from depthlm.reference import Reference
+    from depthlm.sample import Sample, Samples
+
+log = logging.getLogger(__name__)
+
+# Image tokens speak in preferred numbers, the E12 series (1.0 1.2 1.5 1.8 ...): 21 % steps, few enough classes that
+# each is seen often, as answers in full precision are not.
+WORDS_PER_DECADE = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowConfig:
+    """What is asked of each image."""
+
+    references: dict[str, float]
+    """Reference name -> weight; one is drawn per image."""
+    tasks: dict[str, float]
+    """Task name -> weight; one is drawn per question."""
+    questions_per_image: int = 1
+    """Questions about each image. With a marker, the first is about it and the others need a text reference."""
+    image_words: bool = False
+    """Also let every image token predict the word for a labelled distance in its own cell."""
+
+
+class TrainingRows(Dataset[Row]):
+    """Map-style data set of `length` rows drawn from a mixture of sample sequences.
+
+    A sample that cannot be read is counted, logged and replaced by the next one of the same mixture; more than
+    `max_bad` of them stop the run with InputError.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Sequence[Samples],
+        mixture: Mixture,
+        processor: ThinProcessor,
+        card: ModelCard,
+        prompt: Prompt,
+        rows: RowConfig,
+        view: ViewConfig,
+        crop: CropConfig,
+        seed: int,
+        length: int,
+        max_bad: int = 100,
+    ) -> None:
+        self.sources, self.mixture = sources, mixture
+        self.processor, self.card, self.prompt = processor, card, prompt
+        self.rows, self.view, self.crop = rows, view, crop
+        self.seed, self.length, self.max_bad = seed, length, max_bad
+        self.bad: list[str] = []
+        self.word_ids: dict[int, int] = {}
+        self.text = get_reference("text", card.coordinate_range, card.rounding, card.half_pixel)
+        self.references = [
+            get_reference(name, card.coordinate_range, card.rounding, card.half_pixel) for name in rows.references
+        ]
+        for reference in self.references:
+            if not prompt.supports(reference):
+                raise InputError(f"prompt {prompt.name!r} has no question for reference {reference.name!r}")
+        self.reference_shares = _shares(rows.references)
+        self.tasks = [get_task(name) for name in rows.tasks]
+        self.task_shares = _shares(rows.tasks)
+        if not any(task.markers for task in self.tasks):
+            raise InputError("no task of this recipe can be asked of a marker; add distance to tasks")
+        self.asks_text = any(reference.name == "text" for reference in self.references)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Row:
+        """The row of a global step index. Raises InputError past `max_bad` unreadable samples."""
+        rng = np.random.default_rng([self.seed, index])
+        draw = index
+        while True:
+            dataset, row = self.mixture.at(draw)
+            try:
+                return self.build(self.sources[dataset][row], rng)
+            except InputError as error:
+                self.bad.append(str(error))
+                log.warning("skipped a sample: %s", error)
+                if len(self.bad) > self.max_bad:
+                    raise InputError(
+                        f"more than max_bad={self.max_bad} samples cannot be used; the last: {error}"
+                    ) from error
+                draw += len(self.mixture)  # the same place of a later pass: another row, still a function of index
+
+    def build(self, sample: Sample, rng: np.random.Generator) -> Row:
+        """One view of the sample with its questions. Raises InputError for a sample without points."""
+        if not len(sample):
+            raise InputError(f"{sample.source or sample.frame}: no labelled points to train on")
+        reference = self.references[int(rng.choice(len(self.references), p=self.reference_shares))]
+        view = make_training_view(sample, config=self.view, rng=rng, crop=self.crop, margin=reference.margin)
+        surface = None if sample.surface is None else tuple(sample.surface[i] for i in view.index)
+        order = rng.permutation(len(view.index))
+        questions: list[QA] = []
+        image = view.image
+        if reference.kind == "marker":
+            image = reference.draw(view.image, view.uv[order[0]])
+            questions.append(self._ask(view, int(order[0]), reference, surface, rng))
+        if reference.kind == "text" or self.asks_text:
+            text = reference if reference.kind == "text" else self.text
+            missing = self.rows.questions_per_image - len(questions)
+            questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
+        words = self._words(view) if self.rows.image_words else None
+        return encode_row(self.processor, image, questions, system=self.prompt.system, words=words)
+
+    def _ask(
+        self,
+        view: View,
+        point: int,
+        reference: Reference,
+        surface: tuple[str, ...] | None,
+        rng: np.random.Generator,
+    ) -> QA:
+        context = PointContext(
+            view=view, point=point, reference=reference, prompt=self.prompt, label=self.card.label, rng=rng,
+            text=self.text, surface=surface,
+        )  # fmt: skip
+        usable = [t.markers or reference.kind == "text" for t in self.tasks]
+        shares = self.task_shares * usable
+        for _ in range(8):
+            task: Task = self.tasks[int(rng.choice(len(self.tasks), p=shares / shares.sum()))]
+            if (qa := task.ask(context)) is not None:
+                return qa
+        return get_task("distance").ask(context) or QA("", "")
+
+    def _words(self, view: View) -> list[int]:
+        """[T] the distance word of the labelled point nearest to the centre of each image token's cell."""
+        grid = self.processor.grid
+        columns, rows = view.image.width // grid, view.image.height // grid
+        words = np.full((rows, columns), IGNORE, dtype=np.int64)
+        assert view.z is not None
+        metres = view.z * (view.camera.ray_factor(view.uv) if self.card.label == "distance" else 1.0)
+        place = (view.uv + 0.5) / grid
+        cell = np.floor(place).astype(int)
+        order = np.argsort(-np.abs(place - cell - 0.5).sum(axis=1), kind="stable")  # the nearest to the centre last
+        series = np.round(np.log10(metres) * WORDS_PER_DECADE).astype(int)
+        words[cell[order, 1], cell[order, 0]] = [self._word(int(step)) for step in series[order]]
+        return [int(word) for word in words.ravel()]
+
+    def _word(self, step: int) -> int:
+        if step not in self.word_ids:  # a few dozen words, each asked for millions of times
+            text = self.prompt.format_answer(10 ** (step / WORDS_PER_DECADE))
+            self.word_ids[step] = number_token(self.processor, text)
+        return self.word_ids[step]
+
+
+def _shares(weights: dict[str, float]) -> np.ndarray:
+    values = np.array(list(weights.values()), dtype=np.float64)
+    if not len(values) or not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        raise InputError(f"weights {weights} need at least one positive number and none negative")
+    return values / values.sum()

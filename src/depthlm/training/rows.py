@@ -1,0 +1,156 @@
+"""Rows: one image and its questions, packed so that training on K questions equals asking each of them alone.
+
+A row is [prefix | question 1 | question 2 | ...]. The prefix (turn header and image) is read once; every question sees
+the prefix and itself, never another question, and its positions continue from the prefix as if it stood there alone.
+With one question a row is an ordinary causal conversation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from depthlm.errors import InputError
+from depthlm.models.chat import IGNORE, collate_images
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
+    from depthlm.models.processor import ThinProcessor
+    from depthlm.tasks import QA
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One encoded image with its questions.
+
+    prefix: [P] token ids. questions: for each, its token ids and how many of them belong to the answer (the last ones,
+    end token included). words: [T] for every image token the id of the word it should predict (IGNORE for none), or
+    None. images: pixel_values with image_grid_thw or image_sizes.
+    """
+
+    prefix: list[int]
+    questions: list[tuple[list[int], int]]
+    words: list[int] | None
+    images: dict[str, torch.Tensor]
+
+    @property
+    def length(self) -> int:
+        """Tokens in the row."""
+        return len(self.prefix) + sum(len(ids) for ids, _ in self.questions)
+
+
+def encode_row(
+    processor: ThinProcessor,
+    image: Image.Image,
+    questions: Sequence[QA],
+    *,
+    system: str | None = None,
+    words: list[int] | None = None,
+) -> Row:
+    """Encode one view and its questions; `words` are ids for its image tokens in reading order."""
+    pixels = processor.encode_images([image])
+    grid = pixels.get("image_grid_thw", pixels.get("image_sizes"))
+    assert grid is not None
+    token = processor.family.image_token
+    prefix: list[int] = []
+    encoded = []
+    for qa in questions:
+        head, _, tail = processor.render(1, qa.question, system).partition(token)
+        if processor.family.end_token and tail.startswith(processor.family.end_token):  # Qwen: part of the placeholders
+            tail = tail.removeprefix(processor.family.end_token)
+            head = head.removesuffix(processor.family.start_token or "")
+        if not prefix:
+            prefix = processor.tokenize(head) + processor.image_placeholder_ids(grid[0])
+        answer = [*processor.tokenize(processor.render_answer(qa.answer, system)), processor.end_id]
+        encoded.append((processor.tokenize(tail) + answer, len(answer)))
+    return Row(prefix, encoded, words, pixels)
+
+
+def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Rows -> model inputs, padded on the right.
+
+    input_ids, mm_token_type_ids: [B, L]. labels: [B, L], IGNORE but for answers and end tokens. word_labels: [B, L],
+    the word that each image token itself should predict (absent when no row has words). attention_mask: [B, 1, L, L]
+    bool. position_ids: [3, B, L] for M-RoPE families, else [B, L].
+    """
+    length = max(row.length for row in rows)
+    ids = torch.full((len(rows), length), processor.pad_id, dtype=torch.int64)
+    labels = torch.full_like(ids, IGNORE)
+    word_labels = torch.full_like(ids, IGNORE)
+    segments = torch.full_like(ids, -1)  # -1 padding, 0 prefix, k question k
+    positions = torch.zeros(3, len(rows), length, dtype=torch.int64)
+    for b, row in enumerate(rows):
+        end = len(row.prefix)
+        ids[b, :end] = torch.tensor(row.prefix)
+        segments[b, :end] = 0
+        positions[:, b, :end] = prefix_positions(processor, row)
+        start = int(positions[:, b, :end].max()) + 1
+        if row.words is not None:
+            word_labels[b, :end][ids[b, :end] == processor.image_token_id] = torch.tensor(row.words)
+        for k, (tokens, answer) in enumerate(row.questions, start=1):
+            here, end = end, end + len(tokens)
+            ids[b, here:end] = torch.tensor(tokens)
+            labels[b, end - answer : end] = ids[b, end - answer : end]
+            segments[b, here:end] = k
+            positions[:, b, here:end] = torch.arange(start, start + len(tokens))
+    batch = {
+        "input_ids": ids,
+        "labels": labels,
+        "attention_mask": _mask(segments),
+        "position_ids": positions if processor.family.mrope else positions[0],
+    }
+    if any(row.words is not None for row in rows):
+        batch["word_labels"] = word_labels
+    if processor.family.mrope:
+        batch["mm_token_type_ids"] = (ids == processor.image_token_id).to(torch.int64)
+    return batch | collate_images([row.images for row in rows])
+
+
+def prefix_positions(processor: ThinProcessor, row: Row) -> torch.Tensor:
+    """[3, P] positions (time, row, column) of the prefix; the same number three times where they are 1-D.
+
+    M-RoPE: text counts on, an image's tokens share one time step and carry their row and column from there, and the
+    text after it continues from the larger of its sides (equal to transformers' get_rope_index; tests/test_rows.py).
+    """
+    ids = torch.tensor(row.prefix)
+    out = torch.arange(len(ids)).repeat(3, 1)
+    if not processor.family.mrope:
+        return out
+    where = torch.nonzero(ids == processor.image_token_id).flatten()
+    first, count = int(where[0]), len(where)
+    _, rows, columns = (int(n) for n in row.images["image_grid_thw"][0])
+    rows, columns = rows // processor.merge, columns // processor.merge
+    assert rows * columns == count, f"{count} image tokens for a {rows}x{columns} grid"
+    out[0, where] = first
+    out[1, where] = first + torch.arange(rows).repeat_interleave(columns)
+    out[2, where] = first + torch.arange(columns).repeat(rows)
+    out[:, first + count :] = first + max(rows, columns) + torch.arange(len(ids) - first - count)
+    return out
+
+
+def _mask(segments: torch.Tensor) -> torch.Tensor:
+    """[B, L] segments -> [B, 1, L, L] bool: causal, and a token sees the prefix and its own question only.
+
+    Padding sees itself, so that no row of the softmax is empty.
+    """
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    query, key = segments[:, :, None], segments[:, None, :]
+    allowed = causal & ((key == 0) | (key == query)) & (key >= 0)
+    return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
+
+
+def number_token(processor: ThinProcessor, text: str) -> int:
+    """The single token that an answer text is. Raises InputError when the tokenizer needs several."""
+    ids = processor.tokenize(processor.render_answer(text))
+    if len(ids) != 1:
+        raise InputError(
+            f"image_words needs a tokenizer that holds an answer in one token; {text!r} takes {len(ids)}. "
+            "Set image_words to 0 or train nano"
+        )
+    return ids[0]

@@ -1,0 +1,232 @@
+"""run_recipe: from a recipe to a model folder that `depthlm eval` takes as it is.
+
+The run folder holds recipe.yaml (resolved), run.json (versions, git revision), one folder per stage with its
+checkpoints, metrics.jsonl, TensorBoard events and loss.png, and model/. Running it again resumes from where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from depthlm.errors import InputError
+from depthlm.training.recipe import DataSource, Recipe, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from depthlm.models.loading import LoadedModel
+    from depthlm.sample import Samples
+
+RECIPE_FILE = "recipe.yaml"
+NEW_NANO = "new-nano"
+
+
+def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lambda line: None) -> Path:
+    """Train all stages, resuming what is there. Returns the model folder.
+
+    report: receives one line of progress now and then. Raises InputError when `out` belongs to another recipe or cannot
+    be written, when data cannot be read, and when more than max_bad samples are unusable.
+    """
+    from depthlm.models.loading import load_model, save_model
+
+    final = out / "model"
+    text = _check_folder(recipe, out)
+    if final.exists():
+        report(f"already trained: {final}")
+        return final
+    # Everything that can be wrong with the input is opened before the run folder appears.
+    sources = [open_source(source, report) for source in recipe.data]
+    held_out = None if recipe.eval is None else open_source(recipe.eval, report)
+    loaded: LoadedModel | None = start_model(recipe)
+    _claim(out, text)
+    for stage in recipe.stages:
+        done = out / stage.name / "model"
+        if not done.exists():
+            assert loaded is not None
+            report(f"stage {stage.name}: {stage.steps} steps")
+            loaded = train_stage(recipe, stage, loaded, sources, held_out, out / stage.name, report)
+            save_model(loaded.model, loaded.processor, loaded.card, done)
+        loaded = load_model(done)
+    shutil.copytree(done, temporary := out / ".model.partial", dirs_exist_ok=True)
+    temporary.rename(final)
+    return final
+
+
+def train_stage(
+    recipe: Recipe,
+    stage: Stage,
+    loaded: LoadedModel,
+    sources: Sequence[Samples],
+    held_out: Samples | None,
+    folder: Path,
+    report: Callable[[str], None],
+) -> LoadedModel:
+    """Train a model (its weights in place), resuming from the newest checkpoint in `folder`; returns it scored."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from depthlm.data.mixture import Mixture
+    from depthlm.models.processor import ThinProcessor
+    from depthlm.prompts import get_prompt
+    from depthlm.training.curve import draw_loss_curve
+    from depthlm.training.dataset import RowConfig, TrainingRows
+    from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
+    from depthlm.view import ViewConfig
+
+    processor = loaded.processor
+    assert isinstance(processor, ThinProcessor), "start_model takes no other"
+    folder.mkdir(parents=True, exist_ok=True)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    loaded = replace(loaded, card=replace(loaded.card, references=list(stage.references)))
+    rows = TrainingRows(
+        sources=sources,
+        mixture=Mixture(sources, [source.weight for source in recipe.data], recipe.seed),
+        processor=processor,
+        card=loaded.card,
+        prompt=get_prompt(recipe.prompt),
+        rows=RowConfig(
+            references=stage.references,
+            tasks=stage.tasks,
+            questions_per_image=stage.questions_per_image,
+            image_words=stage.image_words > 0,
+        ),
+        view=ViewConfig(focal=recipe.focal, grid=processor.grid, geometry=recipe.geometry),
+        crop=recipe.crop,
+        seed=recipe.seed + 1_000_003 * recipe.stages.index(stage),  # stages draw different crops of the same images
+        length=stage.steps * stage.batch * stage.accumulate * world,
+        max_bad=recipe.max_bad,
+    )
+    network = loaded.model if recipe.lora is None else _with_lora(loaded.model, recipe)
+    log = RunLog(folder, report)
+    callbacks: list[Any] = [log]
+    if held_out is not None and recipe.eval_every:
+        from depthlm.training.scoring import EvaluateEvery
+
+        callbacks.append(EvaluateEvery(loaded, held_out, recipe, folder, report))
+    trainer = DepthTrainer(
+        stage=stage,
+        processor=processor,
+        rows=rows,
+        model=network,
+        args=training_arguments(recipe, stage, folder),
+        callbacks=callbacks,
+    )
+    log.trainer = trainer
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    if recipe.lora is not None:
+        loaded = replace(loaded, model=network.merge_and_unload())
+    if held_out is not None:
+        from depthlm.training.scoring import score_and_log
+
+        score_and_log(loaded, held_out, recipe, folder, stage.steps, report)
+    draw_loss_curve(folder)
+    return loaded
+
+
+def open_source(source: DataSource, report: Callable[[str], None]) -> Samples:
+    """Open a data source, rendering it first when it is synthetic and missing."""
+    from depthlm.data import open_data
+
+    path = Path(source.path)
+    if source.synth is not None and not path.exists():
+        from depthlm.synth.generate import generate
+
+        synth = source.synth
+        report(f"rendering {synth.scenes} {synth.kind} scenes into {path}")
+        generate(
+            path,
+            scenes=synth.scenes,
+            seed=synth.seed,
+            kind=synth.kind,
+            views=synth.views,
+            focal_range=synth.focal_range,
+            points=synth.points,
+            size=synth.size,
+            workers=os.cpu_count() or 1,
+        )
+    return open_data(path, images=source.images, label=source.label)
+
+
+def start_model(recipe: Recipe) -> LoadedModel:
+    """The model the first stage starts from, with the card that the recipe describes."""
+    from depthlm.models.card import ModelCard
+    from depthlm.models.loading import load_model
+    from depthlm.models.processor import ThinProcessor
+
+    card = ModelCard(
+        focal=recipe.focal,
+        geometry=recipe.geometry,
+        references=list(recipe.stages[0].references),
+        coordinate_range=recipe.coordinate_range,
+        half_pixel=recipe.half_pixel,
+        label=recipe.label,
+        prompt=recipe.prompt,
+        notes=f"trained by depthlm, recipe {recipe.name}",
+    )
+    if recipe.model == NEW_NANO:
+        from depthlm.models.nano import new_nano
+
+        return new_nano(recipe.nano, card, seed=recipe.seed)
+    loaded = load_model(recipe.model)
+    if not isinstance(loaded.processor, ThinProcessor):
+        raise InputError(
+            f"{recipe.model}: family {loaded.card.family!r} cannot be trained yet; use Qwen2.5-VL, Qwen3-VL or Pixtral"
+        )
+    return replace(loaded, card=replace(card, family=loaded.card.family, grid=loaded.card.grid))
+
+
+def _check_folder(recipe: Recipe, out: Path) -> str:
+    """The resolved recipe as YAML. Raises InputError when `out` holds a run of another one."""
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists
+    text = yaml.safe_dump(plain, sort_keys=False)
+    path = out / RECIPE_FILE
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{out} holds a run of another recipe (see {path}); choose another --out or remove it")
+    return text
+
+
+def _claim(out: Path, text: str) -> None:
+    """Make the run folder this recipe's."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RECIPE_FILE).write_text(text, encoding="utf-8")
+        (out / "run.json").write_text(json.dumps(_provenance(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {out} ({error}); choose another --out") from error
+
+
+def _provenance() -> dict[str, Any]:
+    """Versions and git revision, for the record."""
+    import torch
+    import transformers
+
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return {
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _with_lora(model: Any, recipe: Recipe) -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise InputError("lora needs the package peft; install depthlm[train]") from None
+    assert recipe.lora is not None
+    config = peft.LoraConfig(
+        r=recipe.lora.rank, lora_alpha=recipe.lora.alpha, target_modules=recipe.lora.targets, task_type="CAUSAL_LM"
+    )
+    return peft.get_peft_model(model, config)

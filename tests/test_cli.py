@@ -1,0 +1,251 @@
+"""The command line: light to import, one JSON object, honest exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli_runner import run
+from depthlm.cli import main
+from depthlm.data.shards import write_shards
+from test_evaluator import make_samples
+
+HEAVY = ("torch", "transformers", "pyarrow", "matplotlib", "trimesh", "cv2", "scipy", "pandas")
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "shards"
+    write_shards(make_samples(), out, info={})
+    return out
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+# --- light ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code", ["import depthlm", "import depthlm.cli", "from depthlm.cli import main; main(['--help'])"]
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    probe = (
+        "import sys, contextlib\n"
+        f"with contextlib.suppress(SystemExit):\n    {code}\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    # A second is the promise on an idle machine; the suite runs beside others.
+    assert time.perf_counter() - start < 3
+
+
+def test_lazy_names() -> None:
+    import depthlm
+
+    assert {"load", "Camera", "PointCloud"} <= set(dir(depthlm))
+    assert depthlm.Camera.from_fov(64, 48, 60).width == 64
+    assert callable(depthlm.load)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = depthlm.nothing
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["demo", "synth", "inspect", "train", "eval", "predict"])
+def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    status, out, err = run(capsys, command, "--help")
+    assert (status, err) == (0, "")
+    assert f"depthlm {command}" in out
+
+
+def test_eval_json(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path, tmp_path: Path) -> None:
+    arguments = ("eval", tiny_model, shards, "--points", 6, "--json", "--out", tmp_path / "run", "--batch", 3)
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    summary = json.loads(out)
+    needed = (
+        "n n_unparsed n_skipped delta1 delta1_ci absrel rmse floor_delta1 label scored answers task reference model"
+    )
+    assert set(needed.split()) <= set(summary)
+    assert summary["n"] == 6
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert json.loads(run(capsys, *arguments)[1]) == summary
+
+
+def test_eval_several(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path, tmp_path: Path) -> None:
+    status, out, _ = run(
+        capsys,
+        "eval",
+        tiny_model,
+        shards,
+        shards,
+        "--points",
+        2,
+        "--json",
+        "--reference",
+        "text",
+        "--out",
+        tmp_path / "r",
+    )
+    assert status == 0
+    assert [r["n"] for r in json.loads(out)["runs"]] == [2, 2]
+    assert len(list((tmp_path / "r").glob("*/summary.json"))) == 2
+
+
+def test_eval_table(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path) -> None:
+    status, out, _ = run(
+        capsys, "eval", tiny_model, shards, "--points", 3, "--task", "z", "--answers", "z", "--no-intervals"
+    )
+    assert status == 0
+    assert "delta1" in out
+    assert "constant" in out
+
+
+def test_eval_of_the_official_photographs(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, samples_dir: Path
+) -> None:
+    rows = samples_dir / "ibims1_official" / "ibims1_val.jsonl"
+    for label in ("z", "distance"):
+        status, out, _ = run(capsys, "eval", tiny_model, rows, "--label", label, "--points", 4, "--json")
+        assert status == 0
+        assert json.loads(out)["label"] == label
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str], shards: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "deep" / "sheet.png"
+    status, out, _ = run(capsys, "inspect", shards, "--out", sheet, "--json")
+    facts = json.loads(out)
+    assert (status, facts["samples"], facts["points"]) == (0, 3, 60)
+    z = np.concatenate([s.z for s in make_samples()])
+    assert facts["z_m"]["min"] == pytest.approx(z.min())
+    assert facts["z_m"]["max"] == pytest.approx(z.max())
+    assert Image.open(sheet).width > 500
+    assert [p.name for p in sheet.parent.iterdir()] == ["sheet.png"]
+    assert "60 labelled points" in run(capsys, "inspect", shards, "--out", sheet)[1]
+
+
+def test_synth(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "rooms"
+    arguments = ("--scenes", 1, "--views", 2, "--points", 20, "--seed", 5, "--workers", 1, "--json")
+    status, text, _ = run(capsys, "synth", out, *arguments, "--focal-range", 180, 200)
+    assert status == 0
+    assert json.loads(text)["samples"] == 2
+    facts = json.loads(run(capsys, "inspect", out, "--out", tmp_path / "s.png", "--json")[1])
+    assert facts["samples"] == 2
+    assert facts["focal_px"]["min"] >= 180
+    assert facts["focal_px"]["max"] <= 200
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (("--focal", 50), "--focal 50"),
+        (("--fov", 60), "--fov 60"),
+        (("--assume-fov", 60), "assumed"),
+        (("--camera", "FILE"), "--camera"),
+    ],
+)
+def test_predict_names_its_camera(
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    photo: Path,
+    tmp_path: Path,
+    option: tuple[Any, Any],
+    reason: str,
+) -> None:
+    file = tmp_path / "camera.json"
+    file.write_text(json.dumps({"fx": 50, "fy": 50, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48}))
+    name, value = option
+    value = file if value == "FILE" else value
+    arguments = ("predict", tiny_model, photo, "--point", "5,6", "--point", "63,47", name, value)
+    status, out, _ = run(capsys, *arguments, "--json")
+    assert status == 0
+    result = json.loads(out)["images"][0]
+    assert reason in result["camera"]["reason"]
+    assert result["interval"] == "uncalibrated"
+    assert [(p["u"], p["v"]) for p in result["points"]] == [(5, 6), (63, 47)]
+    assert {"value", "low", "high", "distance", "z", "xyz", "text"} <= set(result["points"][0])
+    assert reason in run(capsys, *arguments)[1]
+
+
+def test_predict_reads_exif(capsys: pytest.CaptureFixture[str], tiny_model: Path, photo: Path) -> None:
+    image = Image.open(photo)
+    image.load()
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 28  # FocalLengthIn35mmFilm
+    image.save(photo, exif=exif)
+    status, out, _ = run(capsys, "predict", tiny_model, photo, "--point", "5,6", "--json")
+    assert status == 0
+    camera = json.loads(out)["images"][0]["camera"]
+    assert camera["fx"] == pytest.approx(28 * 80 / 43.2666, rel=1e-4)
+    assert "EXIF" in camera["reason"]
+
+
+def test_predict_says_the_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path, photo: Path
+) -> None:
+    from depthlm.inference.engine import Answer, Engine
+
+    monkeypatch.setattr(Engine, "_ask_batch", lambda self, requests: [Answer("2.5 m", 2.5, 2.0, 3.0)] * len(requests))
+    arguments = ("predict", tiny_model, photo, "--point", "0,0", "--focal", 50)
+    point = json.loads(run(capsys, *arguments, "--json")[1])["images"][0]["points"][0]
+    factor = np.sqrt(1 + (31.5 / 50) ** 2 + (23.5 / 50) ** 2)
+    assert point["value"] == point["distance"] == 2.5
+    assert point["z"] == pytest.approx(2.5 / factor)
+    assert np.linalg.norm(point["xyz"]) == pytest.approx(2.5)
+    as_z = json.loads(run(capsys, *arguments, "--task", "z", "--json")[1])["images"][0]["points"][0]
+    assert (as_z["value"], as_z["low"]) == (pytest.approx(2.5 / factor), pytest.approx(2.0 / factor))
+    assert "uncalibrated" in run(capsys, *arguments)[1]
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nothing",),
+        ("eval",),
+        ("eval", "m"),
+        ("eval", "m", "d", "--points", "many"),
+        ("eval", "m", "d", "--task", "speed"),
+        ("eval", "m", "d", "--nope"),
+        ("synth", "out"),
+        ("synth", "out", "--scenes", "0"),
+        ("predict", "m", "i"),
+    ],
+)
+def test_parser_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_ours_is_status_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("depthlm.data.open_data", fail)
+    status, _, err = run(capsys, "inspect", "x", "--out", "y.png")
+    assert status == 1
+    assert err == "error: RuntimeError: two lines (run again with --debug for the traceback)\n"
+    with pytest.raises(RuntimeError):
+        main(["inspect", "x", "--out", "y.png", "--debug"])

@@ -1,0 +1,83 @@
+"""What the package promises before anything is run: light imports, complete pins, nothing left out of the wheel."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HEAVY = ("torch", "transformers", "accelerate", "matplotlib", "trimesh", "cv2", "pyarrow", "scipy")
+
+
+def requirement_name(line: str) -> str:
+    return re.split(r"[\s\[<>=!~;]", line, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {requirement_name(line): line.split("==")[1] for line in lines if line and not line.startswith("#")}
+
+
+@pytest.mark.parametrize("code", ["import depthlm", "import depthlm.cli"])
+def test_import_loads_nothing_heavy(code: str) -> None:
+    ask = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); {code}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    assert "depthlm" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_every_direct_dependency_is_pinned_exactly() -> None:
+    extras = PROJECT["optional-dependencies"]
+    wanted = {requirement_name(line) for line in [*PROJECT["dependencies"], *chain(*extras.values())]} - {"depthlm"}
+    assert wanted == set(pins())
+    assert all(re.fullmatch(r"[\w.]+", version) for version in pins().values())
+
+
+def test_licence_and_entry_point() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+    assert PROJECT["license"] == "Apache-2.0"
+    assert PROJECT["scripts"]["depthlm"] == "depthlm.cli:main"
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "test-all", "lint", "bench"])
+def test_make_knows_the_target_and_would_build_its_own_environment(target: str, tmp_path: Path) -> None:
+    venv = tmp_path / "fresh"
+    run = subprocess.run(["make", "-n", target, f"VENV={venv}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"-m venv {venv}" in run.stdout
+    assert "-c constraints.txt" in run.stdout
+    assert not venv.exists()
+
+
+def test_the_build_files_name_no_host() -> None:
+    for name in (".ci/run", "Makefile", "constraints.txt"):
+        assert not re.search(r"https?://|index-url|find-links", (ROOT / name).read_text()), name
+
+
+def test_the_readme_tree_names_only_what_exists() -> None:
+    """Every path in the README's tree is there, and every room of the package is in the tree."""
+    tree = re.search(r"```\nsrc/depthlm/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree is not None
+    named = {line.split()[0].rstrip("/") for line in tree[1].splitlines() if re.match(r"  \w", line)}
+    rooms = {path.name for path in (ROOT / "src/depthlm").iterdir() if not path.name.startswith(("__", "py.typed"))}
+    assert named == rooms
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_page_and_the_weights(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("depthlm-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = ROOT / "src"
+    inside = [path for path in (package / "depthlm").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {str(path.relative_to(package)) for path in inside} <= names
+    assert "depthlm/demo/page.html" in names
+    assert wheel.stat().st_size < 32e6  # nano is at most 30 MB
