@@ -3,7 +3,7 @@
 #   make test      the test suite, minutes on 2 cores
 #   make test-all  `test`, then the slow tests as well
 #   make lint      ruff (format and rules) and mypy
-#   make bench     every script in benchmarks/
+#   make bench     every script in benchmarks/ at its quick size; the figures come without --quick
 # VENV=DIR uses another environment folder, PYTHON=python3.12 another interpreter, JOBS=N more test processes.
 
 PYTHON ?= python3
@@ -54,8 +54,8 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(BIN)/python "$$script" --quick; done
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import depthlm
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = ("torch", "transformers", "accelerate", "matplotlib", "trimesh", "cv2", "pyarrow", "scipy")
@@ -39,6 +41,10 @@ def test_every_direct_dependency_is_pinned_exactly() -> None:
     wanted = {requirement_name(line) for line in [*PROJECT["dependencies"], *chain(*extras.values())]} - {"depthlm"}
     assert wanted == set(pins())
     assert all(re.fullmatch(r"[\w.]+", version) for version in pins().values())
+
+
+def test_the_version_is_said_once_in_two_places() -> None:
+    assert depthlm.__version__ == PROJECT["version"]
 
 
 def test_licence_and_entry_point() -> None:

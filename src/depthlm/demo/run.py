@@ -7,12 +7,12 @@ import os
 import shutil
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthlm import __version__
 from depthlm.demo import pictures as draw
 from depthlm.demo.page import Pictures, Talk, render_page
 from depthlm.demo.rooms import (
@@ -151,7 +151,7 @@ def _measure_all(config: DemoConfig, scratch: Path, steps: Steps) -> tuple[dict[
         "marks": marks,
         "tables": tables,
         "cores": os.cpu_count(),
-        "version": _version(),
+        "version": __version__,
     }
     return summary, pictures, talks
 
@@ -211,10 +211,3 @@ def _lookup(config: DemoConfig, samples: Sequence[Sample], workers: int, steps: 
 
 def _write_json(value: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _version() -> str:
-    try:
-        return version("depthlm")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
 
 COORDINATE_RANGE = 100
-FOCAL = 160.0  # px; the synthetic training images are 256 px wide with focal lengths of 150 to 260 px
+POSITIONS_PER_SIDE = 16  # of the vision encoder's position table, which is interpolated to every image
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -143,6 +144,7 @@ def build_network(
         },
         "pad_token_id": token("<|endoftext|>"),
         "eos_token_id": token("<|im_end|>"),
+        "initializer_range": config.hidden**-0.5,  # the usual 0.02 is meant for widths of thousands
     }
     vision: dict[str, Any] = {
         "depth": config.vision_layers,
@@ -153,8 +155,9 @@ def build_network(
         "spatial_merge_size": config.merge,
         "temporal_patch_size": 2,
         "out_hidden_size": config.hidden,
-        "num_position_embeddings": 256,
+        "num_position_embeddings": POSITIONS_PER_SIDE**2,
         "deepstack_visual_indexes": [],
+        "initializer_range": config.vision_hidden**-0.5,
     }
     qwen = Qwen3VLConfig(
         text_config=text,
@@ -168,11 +171,77 @@ def build_network(
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(qwen)
+    _order_vocabulary(model, tokenizer)
     torch.set_rng_state(generator_state)
     model.generation_config.eos_token_id = token("<|im_end|>")
     model.generation_config.pad_token_id = token("<|endoftext|>")
     model.generation_config.do_sample = False
     return model
+
+
+def _order_vocabulary(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Start tokens that mean a quantity from smooth functions of it: neighbours in value are neighbours in space.
+
+    A number word starts from cosines of the logarithm of its value (embedding and head), a coordinate word from cosines
+    of its place, the vision encoder's position table from cosines of row and column. From random starts the network
+    has to find out by itself that "2.3" lies between "2.2" and "2.4" and that x42 is beside x43.
+    """
+    import math
+
+    import torch
+
+    def tokens(words: list[str]) -> list[int]:
+        return [int(tokenizer.convert_tokens_to_ids("\u2581" + word)) for word in words]
+
+    numbers = number_words()
+    decades = torch.tensor([(math.log10(float(word)) + 1) / 3 for word in numbers])
+    places = (torch.arange(COORDINATE_RANGE) + 0.5) / COORDINATE_RANGE
+    side = (torch.arange(POSITIONS_PER_SIDE) + 0.5) / POSITIONS_PER_SIDE
+    embedding = model.model.language_model.embed_tokens.weight
+    table = model.model.visual.pos_embed.weight
+    width, vision_width = embedding.shape[1], table.shape[1]
+    with torch.no_grad():
+        embedding[tokens(numbers)] = _smooth(decades, 48, width)
+        model.lm_head.weight[tokens(numbers)] = 0.5 * _smooth(decades, 48, width)
+        for axis in "xy":
+            embedding[tokens([f"{axis}{k}" for k in range(COORDINATE_RANGE)])] = _smooth(places, 24, width)
+        rows, columns = _smooth(side, 8, vision_width), _smooth(side, 8, vision_width)
+        table.copy_((rows[:, None] + columns[None, :]).reshape(-1, vision_width) * (0.5 * vision_width**0.5))
+
+
+def _smooth(places: torch.Tensor, frequencies: int, width: int) -> torch.Tensor:
+    """[N] places in [0, 1] -> [N, width]: cosines of growing frequency and falling weight in random directions.
+
+    Rows have about unit length: the scale of a random start of standard deviation width**-0.5.
+    """
+    import torch
+
+    k = torch.arange(1, frequencies + 1)
+    waves = torch.cos(torch.pi * k * places[:, None]) / k  # [N, frequencies]
+    return waves @ (torch.randn(frequencies, width) * width**-0.5)
+
+
+def whiten_patches(network: Any, pixel_values: torch.Tensor, floor: float = 1e-2) -> None:
+    """Set the patch embedding to whitened principal components of real patches (in place).
+
+    pixel_values: [P, 3 * T * p * p] patches as the processor makes them. Pictures have far more low than high spatial
+    frequencies, so random filters answer almost only to mean colour, and the texture that tells the scale of things
+    has to be learned out of a few per cent of the signal. Whitening gives every retained frequency unit variance from
+    the first step. floor: smallest variance, relative to the mean one, that is scaled up (noise stays noise).
+    """
+    import torch
+
+    weight = network.model.visual.patch_embed.proj.weight  # [D, 3, T, p, p]
+    width, channels, frames, side, _ = weight.shape
+    # A still picture is the same frame T times: whiten one frame and share the filter among them.
+    patches = pixel_values.reshape(-1, channels, frames, side, side)[:, :, 0].flatten(1).double()
+    patches = patches - patches.mean(dim=0)
+    variance, components = torch.linalg.eigh(patches.mT @ patches / len(patches))
+    variance, components = variance.flip(0)[:width], components.flip(1)[:, :width]
+    filters = (components / (variance + floor * variance.mean()).sqrt()).mT.reshape(-1, channels, 1, side, side)
+    with torch.no_grad():
+        weight.zero_()
+        weight[: len(filters)] = (filters / frames).to(weight.dtype)
 
 
 def new_nano(config: NanoConfig, card: ModelCard, seed: int = 0) -> LoadedModel:

@@ -43,7 +43,7 @@ class PointContext:
         return self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera)
 
     def metres(self, point: int | None = None) -> float:
-        """z or distance of a row of view.uv, as `label` says."""
+        """Depth z or distance of a row of view.uv, as `label` says."""
         assert self.view.z is not None, "a labelled view has depths"
         row = self.point if point is None else point
         z = float(self.view.z[row])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -21,7 +21,9 @@ from depthlm.training.rows import Row, encode_row, number_token
 from depthlm.view import CropConfig, View, ViewConfig, make_training_view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from depthlm.data.mixture import Mixture
     from depthlm.models.card import ModelCard
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from depthlm.sample import Sample, Samples
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 # Image tokens speak in preferred numbers, the E12 series (1.0 1.2 1.5 1.8 ...): 21 % steps, few enough classes that
 # each is seen often, as answers in full precision are not.
@@ -98,12 +101,28 @@ class TrainingRows(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         """The row of a global step index. Raises InputError past `max_bad` unreadable samples."""
+        return self._at(index, self.build)
+
+    def view_and_cells(self, index: int) -> tuple[View, NDArray[np.float64]]:
+        """The view that the row of this index shows, unmarked, and `cell_metres` of it: for teaching without words.
+
+        Raises InputError past `max_bad` unreadable samples.
+        """
+
+        def make(sample: Sample, rng: np.random.Generator) -> tuple[View, NDArray[np.float64]]:
+            view = self._draw_view(sample, rng)[1]
+            return view, self.cell_metres(view)
+
+        return self._at(index, make)
+
+    def _at(self, index: int, make: Callable[[Sample, np.random.Generator], _T]) -> _T:
+        """`make` of the sample of a global step index and its generator; unreadable samples are passed over."""
         rng = np.random.default_rng([self.seed, index])
         draw = index
         while True:
             dataset, row = self.mixture.at(draw)
             try:
-                return self.build(self.sources[dataset][row], rng)
+                return make(self.sources[dataset][row], rng)
             except InputError as error:
                 self.bad.append(str(error))
                 log.warning("skipped a sample: %s", error)
@@ -115,10 +134,7 @@ class TrainingRows(Dataset[Row]):
 
     def build(self, sample: Sample, rng: np.random.Generator) -> Row:
         """One view of the sample with its questions. Raises InputError for a sample without points."""
-        if not len(sample):
-            raise InputError(f"{sample.source or sample.frame}: no labelled points to train on")
-        reference = self.references[int(rng.choice(len(self.references), p=self.reference_shares))]
-        view = make_training_view(sample, config=self.view, rng=rng, crop=self.crop, margin=reference.margin)
+        reference, view = self._draw_view(sample, rng)
         surface = None if sample.surface is None else tuple(sample.surface[i] for i in view.index)
         order = rng.permutation(len(view.index))
         questions: list[QA] = []
@@ -132,6 +148,13 @@ class TrainingRows(Dataset[Row]):
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
         words = self._words(view) if self.rows.image_words else None
         return encode_row(self.processor, image, questions, system=self.prompt.system, words=words)
+
+    def _draw_view(self, sample: Sample, rng: np.random.Generator) -> tuple[Reference, View]:
+        if not len(sample):
+            raise InputError(f"{sample.source or sample.frame}: no labelled points to train on")
+        reference = self.references[int(rng.choice(len(self.references), p=self.reference_shares))]
+        view = make_training_view(sample, config=self.view, rng=rng, crop=self.crop, margin=reference.margin)
+        return reference, view
 
     def _ask(
         self,
@@ -153,19 +176,29 @@ class TrainingRows(Dataset[Row]):
                 return qa
         return get_task("distance").ask(context) or QA("", "")
 
-    def _words(self, view: View) -> list[int]:
-        """[T] the distance word of the labelled point nearest to the centre of each image token's cell."""
+    def cell_metres(self, view: View) -> NDArray[np.float64]:
+        """[rows, columns] what the labelled point nearest to the centre of each image token's cell measures, metres.
+
+        A distance or z, as the card's label says; NaN where a cell has no labelled point.
+        """
         grid = self.processor.grid
-        columns, rows = view.image.width // grid, view.image.height // grid
-        words = np.full((rows, columns), IGNORE, dtype=np.int64)
+        cells = np.full((view.image.height // grid, view.image.width // grid), np.nan)
         assert view.z is not None
         metres = view.z * (view.camera.ray_factor(view.uv) if self.card.label == "distance" else 1.0)
         place = (view.uv + 0.5) / grid
         cell = np.floor(place).astype(int)
         order = np.argsort(-np.abs(place - cell - 0.5).sum(axis=1), kind="stable")  # the nearest to the centre last
-        series = np.round(np.log10(metres) * WORDS_PER_DECADE).astype(int)
-        words[cell[order, 1], cell[order, 0]] = [self._word(int(step)) for step in series[order]]
-        return [int(word) for word in words.ravel()]
+        cells[cell[order, 1], cell[order, 0]] = metres[order]
+        return cells
+
+    def _words(self, view: View) -> list[int]:
+        """[T] the word for `cell_metres` at each image token, in reading order; IGNORE for none."""
+        metres = self.cell_metres(view).ravel()
+        words = np.full(len(metres), IGNORE, dtype=np.int64)
+        known = np.flatnonzero(np.isfinite(metres))
+        series = np.round(np.log10(metres[known]) * WORDS_PER_DECADE).astype(int)
+        words[known] = [self._word(int(step)) for step in series]
+        return [int(word) for word in words]
 
     def _word(self, step: int) -> int:
         if step not in self.word_ids:  # a few dozen words, each asked for millions of times

@@ -22,7 +22,7 @@ def answer_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Loss of one micro-batch of `collate_rows`, and its parts for the log.
 
-    Answers: labels[:, t] is predicted from the hidden state at t - 1. Words: word_labels[:, t] from the one at t itself.
+    Answers: labels[:, t] is predicted from the hidden state at t - 1. Words: word_labels[:, t] from that at t itself.
     items: answer tokens of the whole optimizer step; the sum is divided by it, so that accumulation over micro-batches
     of unequal size equals one large batch. None divides by this batch's own count.
     """

@@ -24,8 +24,11 @@ from depthlm.training.recipe import DataSource, Recipe, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
+
     from depthlm.models.loading import LoadedModel
     from depthlm.sample import Samples
+    from depthlm.training.dataset import TrainingRows
 
 RECIPE_FILE = "recipe.yaml"
 NEW_NANO = "new-nano"
@@ -47,7 +50,7 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
     # Everything that can be wrong with the input is opened before the run folder appears.
     sources = [open_source(source, report) for source in recipe.data]
     held_out = None if recipe.eval is None else open_source(recipe.eval, report)
-    loaded: LoadedModel | None = start_model(recipe)
+    loaded: LoadedModel | None = start_model(recipe, sources)
     _claim(out, text)
     for stage in recipe.stages:
         done = out / stage.name / "model"
@@ -74,37 +77,15 @@ def train_stage(
     """Train a model (its weights in place), resuming from the newest checkpoint in `folder`; returns it scored."""
     from transformers.trainer_utils import get_last_checkpoint
 
-    from depthlm.data.mixture import Mixture
     from depthlm.models.processor import ThinProcessor
-    from depthlm.prompts import get_prompt
     from depthlm.training.curve import draw_loss_curve
-    from depthlm.training.dataset import RowConfig, TrainingRows
     from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
-    from depthlm.view import ViewConfig
 
     processor = loaded.processor
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
     folder.mkdir(parents=True, exist_ok=True)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     loaded = replace(loaded, card=replace(loaded.card, references=list(stage.references)))
-    rows = TrainingRows(
-        sources=sources,
-        mixture=Mixture(sources, [source.weight for source in recipe.data], recipe.seed),
-        processor=processor,
-        card=loaded.card,
-        prompt=get_prompt(recipe.prompt),
-        rows=RowConfig(
-            references=stage.references,
-            tasks=stage.tasks,
-            questions_per_image=stage.questions_per_image,
-            image_words=stage.image_words > 0,
-        ),
-        view=ViewConfig(focal=recipe.focal, grid=processor.grid, geometry=recipe.geometry),
-        crop=recipe.crop,
-        seed=recipe.seed + 1_000_003 * recipe.stages.index(stage),  # stages draw different crops of the same images
-        length=stage.steps * stage.batch * stage.accumulate * world,
-        max_bad=recipe.max_bad,
-    )
+    rows = stage_rows(recipe, stage, loaded, sources)
     network = loaded.model if recipe.lora is None else _with_lora(loaded.model, recipe)
     log = RunLog(folder, report)
     callbacks: list[Any] = [log]
@@ -132,6 +113,37 @@ def train_stage(
     return loaded
 
 
+def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Sequence[Samples]) -> TrainingRows:
+    """What a stage of the recipe trains on, for all ranks together."""
+    from depthlm.data.mixture import Mixture
+    from depthlm.models.processor import ThinProcessor
+    from depthlm.prompts import get_prompt
+    from depthlm.training.dataset import RowConfig, TrainingRows
+    from depthlm.view import ViewConfig
+
+    processor = loaded.processor
+    assert isinstance(processor, ThinProcessor), "start_model takes no other"
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return TrainingRows(
+        sources=sources,
+        mixture=Mixture(sources, [source.weight for source in recipe.data], recipe.seed),
+        processor=processor,
+        card=loaded.card,
+        prompt=get_prompt(recipe.prompt),
+        rows=RowConfig(
+            references=stage.references,
+            tasks=stage.tasks,
+            questions_per_image=stage.questions_per_image,
+            image_words=stage.image_words > 0,
+        ),
+        view=ViewConfig(focal=recipe.focal, grid=processor.grid, geometry=recipe.geometry),
+        crop=recipe.crop,
+        seed=recipe.seed + 1_000_003 * recipe.stages.index(stage),  # stages draw different crops of the same images
+        length=stage.steps * stage.batch * stage.accumulate * world,
+        max_bad=recipe.max_bad,
+    )
+
+
 def open_source(source: DataSource, report: Callable[[str], None]) -> Samples:
     """Open a data source, rendering it first when it is synthetic and missing."""
     from depthlm.data import open_data
@@ -156,7 +168,7 @@ def open_source(source: DataSource, report: Callable[[str], None]) -> Samples:
     return open_data(path, images=source.images, label=source.label)
 
 
-def start_model(recipe: Recipe) -> LoadedModel:
+def start_model(recipe: Recipe, sources: Sequence[Samples]) -> LoadedModel:
     """The model the first stage starts from, with the card that the recipe describes."""
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import load_model
@@ -173,15 +185,32 @@ def start_model(recipe: Recipe) -> LoadedModel:
         notes=f"trained by depthlm, recipe {recipe.name}",
     )
     if recipe.model == NEW_NANO:
-        from depthlm.models.nano import new_nano
+        from depthlm.models.nano import new_nano, whiten_patches
 
-        return new_nano(recipe.nano, card, seed=recipe.seed)
+        nano = new_nano(recipe.nano, card, seed=recipe.seed)
+        whiten_patches(nano.model, _some_patches(nano, sources[0]))
+        return nano
     loaded = load_model(recipe.model)
     if not isinstance(loaded.processor, ThinProcessor):
         raise InputError(
             f"{recipe.model}: family {loaded.card.family!r} cannot be trained yet; use Qwen2.5-VL, Qwen3-VL or Pixtral"
         )
     return replace(loaded, card=replace(card, family=loaded.card.family, grid=loaded.card.grid))
+
+
+def _some_patches(loaded: LoadedModel, samples: Samples, images: int = 200) -> torch.Tensor:
+    """[P, values] patches of views spread evenly over the samples."""
+    import torch
+
+    from depthlm.view import make_view
+
+    rows = range(0, len(samples), max(1, len(samples) // images))
+    pictures = []
+    for row in rows[:images]:
+        sample = samples[row]
+        view = make_view(sample.load_image(), sample.camera, sample.uv, config=loaded.view_config)
+        pictures.append(loaded.processor.encode_images([view.image])["pixel_values"])
+    return torch.cat(pictures)
 
 
 def _check_folder(recipe: Recipe, out: Path) -> str:

@@ -1,0 +1,161 @@
+"""The scripts in benchmarks/ keep the contract of DESIGN section 6, at sizes that take seconds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from depthlm.errors import InputError
+from depthlm.models.chat import IGNORE
+from depthlm.synth.generate import generate
+from depthlm.training.dataset import WORDS_PER_DECADE
+from depthlm.training.recipe import load_recipe
+from depthlm.training.run import open_source, stage_rows, start_model
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SMALL = [
+    "focal=64", "nano.vision_layers=1", "nano.vision_hidden=48", "nano.vision_heads=2",
+    "nano.hidden=48", "nano.layers=1", "nano.heads=2",
+    "crop={width: [32, 64], height: [32, 48], position: jitter, flip: 0.5}",
+]  # fmt: skip
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a script the way Python runs it: with its own folder on the path."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for path in FOLDER.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rooms")
+    for name, seed in (("train", 0), ("val", 7)):
+        generate(folder / name, scenes=2, seed=seed, views=2, size=(64, 48), points=60, focal_range=(50, 80))
+    return folder
+
+
+def control_arguments(rooms, *more):
+    return [
+        "--json", "--quick", "--data", str(rooms / "train"), "--val", str(rooms / "val"), "--images", "24",
+        "--batch", "4", "--points", "50", *more, *SMALL,
+    ]  # fmt: skip
+
+
+def read(capsys):
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1, "one object and nothing else"
+    result = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert {"headline", "checks", "config", "versions"} <= set(result)
+    assert result["checks"]
+    assert all(isinstance(value, bool) for value in result["checks"].values())
+    return result
+
+
+@pytest.mark.parametrize(
+    ("figures", "status", "shown"),
+    [
+        ({"headline": {"x": np.float64(2)}, "checks": {"a": True}, "config": {}}, 0, 2.0),
+        ({"headline": {"x": float("nan")}, "checks": {"a": True, "b": False}, "config": {}}, 1, None),
+        ({"headline": {"x": np.float32("inf")}, "checks": {"a": np.bool_(False)}, "config": {}}, 1, None),
+    ],
+)
+def test_the_exit_status_says_whether_every_check_holds(script, capsys, figures, status, shown):
+    common = script("common")
+    assert common.run(common.parser("x"), lambda arguments: dict(figures), ["--json"]) == status
+    assert read(capsys)["headline"]["x"] == shown
+    assert common.run(common.parser("x"), lambda arguments: dict(figures), []) == status
+    table = capsys.readouterr().out
+    assert "checks.a" in table
+    assert ("FAILED" in table) == (status == 1)
+
+
+def test_bad_input_is_one_line_and_status_2(script, capsys):
+    common = script("common")
+
+    def refuse(arguments):
+        raise InputError("no such thing; mend it")
+
+    assert common.run(common.parser("x"), refuse, ["--json"]) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err.count("\n") == 1
+
+
+def test_raycaster(script, capsys):
+    status = script("raycaster").main(["--json", "--size", "32", "24", "--repeats", "1", "--rtree-rays", "5"])
+    result = read(capsys)
+    assert status == 0, result["checks"]
+    assert result["headline"]["embreex_over_trimesh_wrapper"] > 0
+    assert result["config"]["rays"] == 32 * 24
+
+
+def test_raycasters_that_disagree_fail(script, capsys, monkeypatch):
+    raycaster = script("raycaster")
+    honest = raycaster.casters
+
+    def skewed(scene, pose):
+        direct, wrapper, rtree = honest(scene, pose)
+        return direct, lambda origins, directions: wrapper(origins, directions) * 1.0005, rtree
+
+    monkeypatch.setattr(raycaster, "casters", skewed)
+    assert raycaster.main(["--json", "--size", "32", "24", "--repeats", "1", "--rtree-rays", "5"]) == 1
+    assert read(capsys)["checks"]["wrapper_gives_the_same_z"] is False
+
+
+def test_dense_control_goes_on_from_its_checkpoint(script, capsys, monkeypatch, rooms, tmp_path):
+    control = script("dense_control")
+    status = control.main(control_arguments(rooms))
+    whole = read(capsys)
+    assert status == int(not all(whole["checks"].values()))
+    assert whole["n"] == 50
+    assert whole["config"]["images"] == 24
+    assert 0 <= whole["floor_delta1"] <= 1
+
+    save, saves = control.Run._save, []
+
+    def interrupt(self, *given):
+        save(self, *given)
+        saves.append(self.images)
+        if len(saves) == 2:
+            raise RuntimeError("stop")
+
+    resumed = control_arguments(rooms, "--checkpoint", str(tmp_path / "control.pt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(control, "SAVE_SECONDS", 0.0)
+        patch.setattr(control.Run, "_save", interrupt)
+        with pytest.raises(RuntimeError, match="stop"):
+            control.main(resumed)
+    assert saves == [4, 8], "interrupted within the first stage"
+    control.main(resumed)
+    again = read(capsys)
+    assert again["train_loss"] == pytest.approx(whole["train_loss"], abs=1e-6)
+    assert again["delta1"] == whole["delta1"]
+    assert control.main([*resumed, "seed=1"]) == 2, "a checkpoint of another recipe is refused"
+
+
+def test_control_sees_the_views_and_labels_of_the_words(script, rooms):
+    control = script("dense_control")
+    recipe = load_recipe(control.RECIPE, SMALL)
+    recipe.data[0].path, recipe.data[0].synth = str(rooms / "train"), None
+    sources = [open_source(source, print) for source in recipe.data]
+    loaded = start_model(recipe, sources)
+    recipe.stages = [control.replace(recipe.stages[0], references={"text": 1.0})]  # no marker: the view as it is
+    rows = stage_rows(recipe, recipe.stages[0], loaded, sources)
+    for index in (0, 1, 5):
+        row, (view, cells) = rows[index], rows.view_and_cells(index)
+        pixels = loaded.processor.encode_images([view.image])["pixel_values"]
+        assert (row.images["pixel_values"] == pixels).all()
+        known = np.isfinite(cells.ravel())
+        assert known.any()
+        assert (np.array(row.words) != IGNORE).tolist() == known.tolist()
+        said = [float(loaded.processor.tokenizer.decode([word])) for word in np.array(row.words)[known]]
+        # A word is the nearest of WORDS_PER_DECADE numbers a decade, itself written with two digits.
+        assert np.abs(np.log10(said / cells.ravel()[known])).max() < 0.5 / WORDS_PER_DECADE + 0.02

@@ -1,0 +1,131 @@
+"""Packed rows: training on K questions equals asking each alone, and only answers carry loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import build_tiny
+
+from depthlm.errors import InputError
+from depthlm.models.chat import IGNORE
+from depthlm.models.loading import load_model
+from depthlm.tasks import QA
+from depthlm.training.loss import answer_loss
+from depthlm.training.rows import collate_rows, encode_row, number_token, prefix_positions
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "pixtral")
+QUESTIONS = [QA("How far is (1, 2)?", "1.23"), QA("How far is the point at (12, 700)?", "45.60"), QA("far?", "0.07")]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request, tmp_path_factory):
+    return load_model(build_tiny(request.param, tmp_path_factory.mktemp("rows") / request.param))
+
+
+def picture(columns: int, rows: int, grid: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (rows * grid, columns * grid, 3), dtype=np.uint8))
+
+
+def logits_at_answers(loaded, rows):
+    batch = collate_rows(loaded.processor, rows)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        logits = loaded.model(**batch, use_cache=False).logits
+    here = labels[:, 1:] != IGNORE
+    return logits[:, :-1][here], labels[:, 1:][here]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 2)])
+def test_packed_questions_give_the_logits_of_each_asked_alone(tiny, size):
+    image = picture(*size, tiny.processor.grid)
+    packed, labels = logits_at_answers(tiny, [encode_row(tiny.processor, image, QUESTIONS)])
+    alone = [logits_at_answers(tiny, [encode_row(tiny.processor, image, [qa])]) for qa in QUESTIONS]
+    expected = torch.cat([logits for logits, _ in alone])
+    assert torch.equal(labels, torch.cat([target for _, target in alone]))
+    assert (packed - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_rows_of_unequal_size_do_not_disturb_each_other(tiny):
+    rows = [
+        encode_row(tiny.processor, picture(3, 2, tiny.processor.grid, 1), QUESTIONS),
+        encode_row(tiny.processor, picture(1, 1, tiny.processor.grid, 2), QUESTIONS[:1]),
+    ]
+    together, _ = logits_at_answers(tiny, rows)
+    alone = torch.cat([logits_at_answers(tiny, [row])[0] for row in rows])
+    assert (together - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+def test_one_question_is_the_conversation_the_processor_encodes(tiny):
+    image = picture(2, 3, tiny.processor.grid)
+    row = encode_row(tiny.processor, image, QUESTIONS[:1])
+    encoded = tiny.processor.encode([image], QUESTIONS[0].question, QUESTIONS[0].answer)
+    batch = collate_rows(tiny.processor, [row])
+    assert torch.equal(batch["input_ids"][0], encoded.input_ids)
+    assert torch.equal(batch["labels"][0], encoded.labels)
+
+
+def test_positions_are_those_of_transformers(tiny):
+    if not tiny.processor.family.mrope:
+        pytest.skip("1-D positions")
+    row = encode_row(tiny.processor, picture(4, 2, tiny.processor.grid), QUESTIONS[:1])
+    batch = collate_rows(tiny.processor, [row])
+    expected, _ = tiny.model.model.get_rope_index(
+        batch["input_ids"], batch["mm_token_type_ids"], image_grid_thw=batch["image_grid_thw"]
+    )
+    assert torch.equal(batch["position_ids"][:, 0], expected[:, 0].to(torch.int64))
+    positions = prefix_positions(tiny.processor, row)
+    assert (positions[1] != positions[2]).any(), "rows and columns of the image differ"
+
+
+def test_only_answers_and_the_end_token_carry_loss(tiny):
+    row = encode_row(tiny.processor, picture(2, 2, tiny.processor.grid), QUESTIONS)
+    batch = collate_rows(tiny.processor, [row])
+    labelled = batch["labels"][0][batch["labels"][0] != IGNORE].tolist()
+    expected = []
+    for qa in QUESTIONS:
+        expected += [*tiny.processor.tokenize(tiny.processor.render_answer(qa.answer)), tiny.processor.end_id]
+    assert labelled == expected
+
+
+def test_the_loss_ignores_what_the_question_would_be_labelled(tiny):
+    """Another token where nothing is labelled changes the labels of the question only: the loss must not move."""
+    batch = collate_rows(tiny.processor, [encode_row(tiny.processor, picture(2, 2, tiny.processor.grid), QUESTIONS)])
+    loss, parts = answer_loss(tiny.model, batch)
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = tiny.model(**inputs, use_cache=False).logits[:, :-1]
+    here = batch["labels"][:, 1:] != IGNORE
+    by_hand = -logits.log_softmax(-1)[here].gather(1, batch["labels"][:, 1:][here][:, None]).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert parts["labels"] == here.sum()
+    labelled_too = batch | {"labels": torch.where(batch["labels"] == IGNORE, batch["input_ids"], batch["labels"])}
+    assert answer_loss(tiny.model, labelled_too)[0].item() != pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_accumulated_micro_batches_sum_to_one_large_batch(tiny):
+    grid = tiny.processor.grid
+    rows = [encode_row(tiny.processor, picture(2, 1, grid, i), QUESTIONS[: i + 1]) for i in range(3)]
+    whole = collate_rows(tiny.processor, rows)
+    items = int((whole["labels"] != IGNORE).sum())
+    parts = [answer_loss(tiny.model, collate_rows(tiny.processor, [row]), items=items)[0].item() for row in rows]
+    assert sum(parts) == pytest.approx(answer_loss(tiny.model, whole)[0].item(), rel=1e-5)
+
+
+def test_words_are_learned_at_the_image_tokens_themselves(tiny):
+    grid = tiny.processor.grid
+    words = [7, IGNORE, 9, 11, 8, IGNORE]
+    row = encode_row(tiny.processor, picture(3, 2, grid), QUESTIONS[:1], words=words)
+    batch = collate_rows(tiny.processor, [row])
+    at_image = batch["input_ids"] == tiny.processor.image_token_id
+    assert batch["word_labels"][at_image].tolist() == words
+    assert (batch["word_labels"][~at_image] == IGNORE).all()
+    plain, _ = answer_loss(tiny.model, batch)
+    with_words, parts = answer_loss(tiny.model, batch, word_weight=0.5)
+    assert with_words.item() == pytest.approx(plain.item() + 0.5 * parts["word_loss"], rel=1e-5)
+
+
+def test_a_word_that_needs_several_tokens_is_refused(tiny):
+    with pytest.raises(InputError, match="one token"):
+        number_token(tiny.processor, "1.23")
