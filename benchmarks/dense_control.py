@@ -107,7 +107,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             **({} if arguments.quick else {"beats_the_best_constant": scores["delta1"] > scores["floor_delta1"]}),
         },
         "config": {
-            "recipe": recipe.name, "data": name_data(recipe.data, arguments.quick), "val": name_data([recipe.eval], arguments.quick),
+            "recipe": recipe.name, "data": name_data(recipe.data, arguments.quick),
+            "val": name_data([recipe.eval], arguments.quick),
             "seed": arguments.seed, "overrides": arguments.overrides, "quick": arguments.quick, "images": seen(recipe),
             "stages": [[s.name, s.steps, s.batch * s.accumulate, s.optimizer, s.lr] for s in recipe.stages],
             "label": loaded.card.label,

@@ -183,8 +183,8 @@ def test_unreadable_samples_are_skipped_counted_and_bounded():
     assert "broken1" in dataset.bad[0]
     with pytest.raises(InputError, match="more than max_bad=1"):
         rows([broken(0)], max_bad=1)[0]
+    empty = sample(0)
     with pytest.raises(InputError, match="no labelled points"):
-        empty = sample(0)
         rows([Sample(empty.image, empty.camera, np.empty((0, 2)), np.empty(0))], max_bad=0)[0]
 
 

@@ -76,17 +76,21 @@ def train_stage(
 ) -> LoadedModel:
     """Train a model (its weights in place), resuming from the newest checkpoint in `folder`; returns it scored."""
     from transformers.trainer_utils import get_last_checkpoint
+    from transformers.utils.logging import disable_progress_bar
 
     from depthlm.models.processor import ThinProcessor
     from depthlm.training.curve import draw_loss_curve
     from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
 
+    disable_progress_bar()  # one bar per saved checkpoint says nothing; `report` does
     processor = loaded.processor
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
     folder.mkdir(parents=True, exist_ok=True)
     loaded = replace(loaded, card=replace(loaded.card, references=list(stage.references)))
     rows = stage_rows(recipe, stage, loaded, sources)
     network = loaded.model if recipe.lora is None else _with_lora(loaded.model, recipe)
+    if recipe.gradient_checkpointing:  # here and not in TrainingArguments, where the name changes between versions
+        network.gradient_checkpointing_enable()
     log = RunLog(folder, report)
     callbacks: list[Any] = [log]
     if held_out is not None and recipe.eval_every:
@@ -121,6 +125,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
     from depthlm.training.dataset import RowConfig, TrainingRows
     from depthlm.view import ViewConfig
 
+    disable_progress_bar()  # one bar per saved checkpoint says nothing; `report` does
     processor = loaded.processor
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
     world = int(os.environ.get("WORLD_SIZE", "1"))

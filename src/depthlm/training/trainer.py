@@ -152,7 +152,6 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingAr
         gradient_accumulation_steps=stage.accumulate,
         learning_rate=stage.lr,
         max_grad_norm=stage.clip,
-        gradient_checkpointing=recipe.gradient_checkpointing,
         bf16=cuda and torch.cuda.is_bf16_supported(),
         use_cpu=not (cuda or torch.backends.mps.is_available()),
         seed=recipe.seed,
