@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import build_tiny
 
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
@@ -14,6 +13,7 @@ from depthlm.models.loading import load_model
 from depthlm.tasks import QA
 from depthlm.training.loss import answer_loss
 from depthlm.training.rows import collate_rows, encode_row, number_token, prefix_positions
+from tiny import build_tiny
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "pixtral")
 QUESTIONS = [QA("How far is (1, 2)?", "1.23"), QA("How far is the point at (12, 700)?", "45.60"), QA("far?", "0.07")]

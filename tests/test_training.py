@@ -27,6 +27,7 @@ from depthlm.training.dataset import RowConfig, TrainingRows
 from depthlm.training.recipe import Recipe, load_recipe
 from depthlm.training.run import run_recipe
 from depthlm.view import CropConfig, ViewConfig
+from tiny import build_tiny
 
 SMALL = "{hidden: 48, layers: 1, heads: 4, vision_hidden: 48, vision_layers: 1, vision_heads: 4}"
 RECIPE = f"""
@@ -233,3 +234,22 @@ def test_the_picture_of_a_marker_row_is_marked():
     plain = rows([sample(0)], references={"text": 1.0})[0]
     changed = (row.images["pixel_values"] != plain.images["pixel_values"]).any(dim=1).sum()
     assert 1 <= changed <= 4, "the arrow touches a few patches and nothing else"
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "pixtral"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_every_family_trains_whole_or_by_adapters(tmp_path, data, family, lora):
+    start = build_tiny(family, tmp_path / family)
+    options = [
+        f"model={start}", "prompt=depthlm", "coordinate_range=2000", "crop={width: [64, 64], height: [48, 48]}",
+        "stages=[{steps: 2, batch: 2, lr: 1e-2, references: {arrow: 1, text: 1}, questions_per_image: 2}]",
+    ]  # fmt: skip
+    if lora:
+        options += ["lora.rank=2", "gradient_checkpointing=true"]
+    run = tmp_path / "run"
+    trained = load_model(run_recipe(recipe(tmp_path, data, *options), run)).model.state_dict()
+    before = load_model(start).model.state_dict()
+    assert trained.keys() == before.keys(), "adapters are merged: the folder has the standard layout"
+    changed = [key for key in before if not torch.equal(before[key], trained[key])]
+    assert any("language_model" in key for key in changed)
+    assert np.isfinite(losses(run, "main")).all()

@@ -82,9 +82,9 @@ def train_stage(
     from depthlm.training.curve import draw_loss_curve
     from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
 
-    disable_progress_bar()  # one bar per saved checkpoint says nothing; `report` does
     processor = loaded.processor
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
+    disable_progress_bar()  # one bar per saved checkpoint says nothing; `report` does
     folder.mkdir(parents=True, exist_ok=True)
     loaded = replace(loaded, card=replace(loaded.card, references=list(stage.references)))
     rows = stage_rows(recipe, stage, loaded, sources)
@@ -125,7 +125,6 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
     from depthlm.training.dataset import RowConfig, TrainingRows
     from depthlm.view import ViewConfig
 
-    disable_progress_bar()  # one bar per saved checkpoint says nothing; `report` does
     processor = loaded.processor
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -207,14 +206,17 @@ def _some_patches(loaded: LoadedModel, samples: Samples, images: int = 200) -> t
     """[P, values] patches of views spread evenly over the samples."""
     import torch
 
+    from depthlm.models.processor import ThinProcessor
     from depthlm.view import make_view
 
+    processor = loaded.processor
+    assert isinstance(processor, ThinProcessor), "nano's own"
     rows = range(0, len(samples), max(1, len(samples) // images))
     pictures = []
     for row in rows[:images]:
         sample = samples[row]
         view = make_view(sample.load_image(), sample.camera, sample.uv, config=loaded.view_config)
-        pictures.append(loaded.processor.encode_images([view.image])["pixel_values"])
+        pictures.append(processor.encode_images([view.image])["pixel_values"])
     return torch.cat(pictures)
 
 
