@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,8 @@ def test_nothing_heavy_is_imported(code: str) -> None:
         f"with contextlib.suppress(SystemExit):\n    {code}\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    # A second is the promise on an idle machine; the suite runs beside others.
-    assert time.perf_counter() - start < 3
 
 
 def test_lazy_names() -> None:

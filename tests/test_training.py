@@ -137,7 +137,7 @@ def test_missing_data_leaves_no_run_folder(tmp_path, data):
 
 def test_it_learns_an_answer_and_to_stop(tmp_path):
     """One picture, one distance: after a few steps greedy decoding says it and nothing more."""
-    write_shards([sample(0, z=2.3)], tmp_path / "one")
+    write_shards([sample(0, z=2.4)], tmp_path / "one")
     small = recipe(
         tmp_path, tmp_path / "one", "stages.0.steps=30", "stages.0.references={arrow: 1}", "stages.0.image_words=0",
         "stages.0.tasks={distance: 1}", "stages.0.lr=5e-3", "label=z", "save_every=100",
@@ -147,7 +147,7 @@ def test_it_learns_an_answer_and_to_stop(tmp_path):
     one = open_data(tmp_path / "one")[0]
     engine = Engine(loaded, reference="arrow")
     answers = engine.ask(engine.requests(one.load_image(), one.camera, one.uv[:3]))
-    assert [answer.text.strip() for answer in answers] == ["2.3"] * 3
+    assert [answer.text.strip() for answer in answers] == ["2.4"] * 3
 
 
 def rows(samples, *, max_bad=100, words=False, references=None, **options) -> TrainingRows:

@@ -6,6 +6,7 @@ A prompt's question is looked up by the reference's name first ("arrow", "text-p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ class Prompt:
 
     system: text of the system turn, or None to send none. questions: template by reference name or kind.
     answer: template of the trained answer, {value} in metres. pointers: how other questions name the point, by kind.
-    significant_digits: None for {value} as a float; n for a string of n significant digits ("0.47", "2.3", "12").
+    per_decade: None for {value} as a float; n for the nearest of n numbers per decade, evenly spaced in ratio, as a
+    string of two significant digits ("0.46", "2.4", "12").
     source: where the words come from.
     """
 
@@ -50,7 +52,7 @@ class Prompt:
     answer: str
     system: str | None = None
     pointers: Mapping[str, str] = field(default_factory=lambda: {"marker": "the red {marker}", "text": "({x}, {y})"})
-    significant_digits: int | None = None
+    per_decade: int | None = None
     source: str = field(default="ours", compare=False)
 
     @property
@@ -96,9 +98,10 @@ class Prompt:
 
     def format_answer(self, metres: float) -> str:
         """The text a model is trained to answer with."""
-        if self.significant_digits is None:
+        if self.per_decade is None:
             return self.answer.format(value=metres)
-        return self.answer.format(value=significant(metres, self.significant_digits))
+        step = round(math.log10(metres) * self.per_decade)
+        return self.answer.format(value=significant(10 ** (step / self.per_decade), 2))
 
     def _template(self, reference: Reference) -> str | None:
         if reference.name in self.questions:
@@ -171,12 +174,14 @@ TEXT_PIXELS = Prompt(
 )
 
 # The embedded model's few words; its tokenizer (models/nano.py) holds each coordinate and each number in one token.
+# Answers come from the E24 series (1.0 1.1 1.2 1.3 1.5 ...), at most 5 % from the truth. Evenly in ratio matters: of plain
+# two-digit numbers those after 1 are ten times as wide as those before 10, and the likeliest token is then too small.
 NANO = Prompt(
     name="nano",
     questions={"marker": "distance at the {marker}", "text": "distance at x{x} y{y}"},
     pointers={"marker": "the {marker}", "text": "x{x} y{y}"},
     answer="{value}",
-    significant_digits=2,
+    per_decade=24,
 )
 
 PROMPTS: dict[str, Prompt] = {
