@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -65,6 +66,16 @@ def test_make_knows_the_target_and_would_build_its_own_environment(target: str, 
 def test_the_build_files_name_no_host() -> None:
     for name in (".ci/run", "Makefile", "constraints.txt"):
         assert not re.search(r"https?://|index-url|find-links", (ROOT / name).read_text()), name
+
+
+def test_readme_figures_are_those_of_the_committed_demo() -> None:
+    """The README's table is what `make demo` wrote for the weights in the package."""
+    summary = json.loads((ROOT / "docs" / "results" / "nano" / "demo-summary.json").read_text())
+    printed = [
+        f"| {row['delta1']:.3f} | {row['delta1_ci'][0]:.3f} to {row['delta1_ci'][1]:.3f} |" for row in summary["table"]
+    ]
+    table = re.findall(r"^\|[^|]*(\| \d\.\d+ \|.*\|)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert table == printed
 
 
 def test_the_readme_tree_names_only_what_exists() -> None:
