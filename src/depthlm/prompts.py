@@ -174,7 +174,7 @@ TEXT_PIXELS = Prompt(
 )
 
 # The embedded model's few words; its tokenizer (models/nano.py) holds each coordinate and each number in one token.
-# Answers come from the E24 series (1.0 1.1 1.2 1.3 1.5 ...), about 5 % off at most. Even spacing in ratio matters: of plain
+# Answers come from the E24 series (1.0 1.1 1.2 1.3 1.5 ...), evenly spaced in ratio, which matters: of plain
 # two-digit numbers those after 1 are ten times as wide as those before 10, and the likeliest token is then too small.
 NANO = Prompt(
     name="nano",
