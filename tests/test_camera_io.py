@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthlm import camera_io
 from depthlm.camera import Camera
 from depthlm.camera_io import LensCamera, camera_from_exif, read_camera, resolve_camera
 from depthlm.errors import InputError
@@ -351,6 +352,40 @@ def test_a_truncated_png_is_not_decoded_for_its_exif(tmp_path: Path) -> None:
 )
 def test_exif_that_does_not_say(image: Image.Image) -> None:
     assert camera_from_exif(image) is None
+
+
+class Plugin:
+    """An installed entry point."""
+
+    def __init__(self, name: str, function: object) -> None:
+        self.name, self.function = name, function
+
+    def load(self) -> object:
+        return self.function
+
+
+def test_an_installed_estimator_is_asked_when_exif_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wide(image: Image.Image) -> Camera:
+        assert image.mode == "RGB"
+        return Camera.from_fov(image.width, image.height, 90)
+
+    def broken(image: Image.Image) -> Camera:
+        raise RuntimeError("no weights")
+
+    plugins = [Plugin("wide", wide), Plugin("broken", broken), Plugin("small", lambda image: Camera.from_fov(9, 9, 60))]
+    monkeypatch.setattr(camera_io, "entry_points", lambda group: plugins if group == camera_io.ESTIMATORS else [])
+    found = resolve_camera(photo(), estimator="wide", assume_fov=60)
+    assert found.camera == Camera.from_fov(400, 300, 90)
+    assert "estimated by wide" in found.reason
+    assert resolve_camera(photo(orientation=8), estimator="wide").camera.width == 300
+    assert "EXIF" in resolve_camera(photo(mm35=26), estimator="wide").reason
+    for name, message in (
+        ("other", "no camera estimator 'other' is installed \\(installed: broken, small, wide\\)"),
+        ("broken", "'broken' failed \\(no weights\\)"),
+        ("small", "did not return a Camera of 400x300"),
+    ):
+        with pytest.raises(InputError, match=message):
+            resolve_camera(photo(), estimator=name)
 
 
 def test_precedence(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from PIL import ImageOps
 
 from depthlm.camera import Camera
 from depthlm.errors import InputError
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
-__all__ = ["LensCamera", "ResolvedCamera", "camera_from_exif", "read_camera", "resolve_camera"]
+__all__ = ["LensCamera", "ResolvedCamera", "camera_from_exif", "estimate_camera", "read_camera", "resolve_camera"]
 
+ESTIMATORS = "depthlm.camera_estimators"  # entry point group of plug-ins
 NO_CAMERA = (
     "no camera: the image has no usable EXIF focal length; give --focal PX, --fov DEG or --camera FILE, "
     "or let it be assumed with --assume-fov 60 or estimated with --camera-from ESTIMATOR"
@@ -84,12 +87,13 @@ def resolve_camera(
     focal: float | None = None,
     fov: float | None = None,
     file: Path | str | None = None,
+    estimator: str | None = None,
     assume_fov: float | None = None,
 ) -> ResolvedCamera:
-    """The camera of the upright `image`: the one explicit option, else EXIF, else `assume_fov`.
+    """The camera of the upright `image`: the one explicit option, else EXIF, else `estimator`, else `assume_fov`.
 
-    focal: pixels; fov, assume_fov: horizontal, degrees. Raises InputError for several explicit options, for unusable
-    values, and when nothing says what the camera was.
+    focal: pixels; fov, assume_fov: horizontal, degrees; estimator: name of a plug-in (see `estimate_camera`). Raises
+    InputError for several explicit options, for unusable values, and when nothing says what the camera was.
     """
     given = [name for name, value in (("--focal", focal), ("--fov", fov), ("--camera", file)) if value is not None]
     if len(given) > 1:
@@ -106,11 +110,39 @@ def resolve_camera(
         return ResolvedCamera(lens.camera, None if lens.is_pinhole else lens, lens.reason)
     if (found := camera_from_exif(image)) is not None:
         return ResolvedCamera(found[0], None, found[1])
+    if estimator is not None:
+        return ResolvedCamera(
+            estimate_camera(image, estimator), None, f"estimated by {estimator}: no EXIF focal length"
+        )
     if assume_fov is not None:
         return _from_fov(
             "--assume-fov", assume_fov, width, height, "assumed: no EXIF focal length, distances scale with it"
         )
     raise InputError(NO_CAMERA)
+
+
+def estimate_camera(image: Image.Image, name: str) -> Camera:
+    """The camera that an installed estimator sees in the upright RGB image.
+
+    A plug-in is a package with an entry point `name` in the group "depthlm.camera_estimators": a function from a PIL
+    image to a `Camera` of its size. Raises InputError when there is none of that name, or it fails.
+    """
+    plugins = {plugin.name: plugin for plugin in entry_points(group=ESTIMATORS)}
+    if name not in plugins:
+        known = ", ".join(sorted(plugins)) or "none"
+        raise InputError(
+            f"no camera estimator {name!r} is installed (installed: {known}); give --fov or --assume-fov 60"
+        )
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        camera = plugins[name].load()(upright)
+    except Exception as error:  # somebody else's code: whatever it raises is one line to the user
+        raise InputError(f"camera estimator {name!r} failed ({error}); give --fov or --assume-fov 60") from error
+    if not isinstance(camera, Camera) or (camera.width, camera.height) != upright.size:
+        raise InputError(
+            f"camera estimator {name!r} did not return a Camera of {upright.width}x{upright.height}; mend the plug-in"
+        )
+    return camera
 
 
 def _from_fov(option: str, fov: float, width: int, height: int, note: str) -> ResolvedCamera:

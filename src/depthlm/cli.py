@@ -201,6 +201,9 @@ def predict(
     focal: Annotated[float | None, typer.Option(help="Focal length, pixels.")] = None,
     fov: Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")] = None,
     camera: Annotated[Path | None, typer.Option(help="Camera file: ours, ROS camera_info, COLMAP cameras.txt.")] = None,
+    camera_from: Annotated[
+        str | None, typer.Option(metavar="ESTIMATOR", help="Installed estimator to ask when EXIF is silent.")
+    ] = None,
     assume_fov: Annotated[float | None, typer.Option(help="Field of view when nothing else says, degrees.")] = None,
     reference: Reference = None,
     answers: Answers = None,
@@ -213,7 +216,8 @@ def predict(
     from depthlm.inference.predict import format_prediction, predict_image, read_photo
 
     uv = [_parse_point(text) for text in point]
-    cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera, "assume_fov": assume_fov}
+    cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera}
+    cameras |= {"estimator": camera_from, "assume_fov": assume_fov}
     photos = [read_photo(path, uv, **cameras) for path in image]
     loaded = _load(model, device, dtype, revision)
     results = [predict_image(loaded, photo, task=task, reference=reference, answers=answers) for photo in photos]

@@ -42,6 +42,7 @@ def read_photo(
     focal: float | None = None,
     fov: float | None = None,
     file: Path | None = None,
+    estimator: str | None = None,
     assume_fov: float | None = None,
 ) -> Photo:
     """Read a picture and find its camera. Raises InputError, with the file's name, for anything that does not fit."""
@@ -49,7 +50,9 @@ def read_photo(
     upright = decode_image(data, where=str(path))
     try:
         # EXIF lives in the file as it is, not in the upright copy.
-        resolved = resolve_camera(Image.open(io.BytesIO(data)), focal=focal, fov=fov, file=file, assume_fov=assume_fov)
+        resolved = resolve_camera(
+            Image.open(io.BytesIO(data)), focal=focal, fov=fov, file=file, estimator=estimator, assume_fov=assume_fov
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
