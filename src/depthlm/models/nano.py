@@ -11,6 +11,7 @@ Two choices make it learn in hours on a CPU where a general tokenizer would not:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,8 +187,6 @@ def _order_vocabulary(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrai
     of its place, the vision encoder's position table from cosines of row and column. From random starts the network
     has to find out by itself that "2.3" lies between "2.2" and "2.4" and that x42 is beside x43.
     """
-    import math
-
     import torch
 
     def tokens(words: list[str]) -> list[int]:

@@ -17,6 +17,7 @@ from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
 from depthlm.reference import get_reference
 from depthlm.tasks import QA, PointContext, Task, get_task
+from depthlm.tasks.distance import Distance
 from depthlm.training.rows import Row, encode_row, number_token
 from depthlm.view import CropConfig, View, ViewConfig, make_training_view
 
@@ -174,7 +175,7 @@ class TrainingRows(Dataset[Row]):
             task: Task = self.tasks[int(rng.choice(len(self.tasks), p=shares / shares.sum()))]
             if (qa := task.ask(context)) is not None:
                 return qa
-        return get_task("distance").ask(context) or QA("", "")
+        return Distance().ask(context)
 
     def cell_metres(self, view: View) -> NDArray[np.float64]:
         """[rows, columns] what the labelled point nearest to the centre of each image token's cell measures, metres.

@@ -62,7 +62,6 @@ class MuonAdamW(torch.optim.AdamW):
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
-                    state["step"] = torch.zeros(())  # AdamW expects one in every state that it loads
                 gradient = parameter.grad
                 assert gradient is not None
                 average = state["momentum"].lerp_(gradient, 1 - momentum)

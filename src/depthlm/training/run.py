@@ -50,16 +50,19 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
     # Everything that can be wrong with the input is opened before the run folder appears.
     sources = [open_source(source, report) for source in recipe.data]
     held_out = None if recipe.eval is None else open_source(recipe.eval, report)
-    loaded: LoadedModel | None = start_model(recipe, sources)
+    first = out / recipe.stages[0].name / "model"
+    start = None if first.exists() else start_model(recipe, sources)
     _claim(out, text)
+    done: Path | None = None
     for stage in recipe.stages:
-        done = out / stage.name / "model"
+        previous, done = done, out / stage.name / "model"
         if not done.exists():
+            loaded = start if previous is None else load_model(previous)
             assert loaded is not None
             report(f"stage {stage.name}: {stage.steps} steps")
             loaded = train_stage(recipe, stage, loaded, sources, held_out, out / stage.name, report)
             save_model(loaded.model, loaded.processor, loaded.card, done)
-        loaded = load_model(done)
+    assert done is not None, "a recipe has stages"
     shutil.copytree(done, temporary := out / ".model.partial", dirs_exist_ok=True)
     temporary.rename(final)
     return final
