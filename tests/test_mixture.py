@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from depthlm.data.mixture import Mixture, Permutation
+from depthlm.data.mixture import PRESETS, Mixture, Permutation, cap_passes, mixture_weights
 from depthlm.errors import InputError
 
 
@@ -111,3 +111,60 @@ def test_passes_continue_across_blocks() -> None:
 def test_bad_mixtures(sets: list, weights: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Mixture(sets, weights)
+
+
+# --- named mixtures, and the cap on passes ---------------------------------------------------------------------------
+
+
+def test_named_mixtures() -> None:
+    sizes, names = [100, 300], ["a", "b"]
+    assert mixture_weights("weights", [0.1, 2], sizes, names) == [0.1, 2]
+    assert mixture_weights("uniform", [0.1, 2], sizes, names) == [1, 1]
+    assert mixture_weights("size", [0.1, 2], sizes, names) == [100, 300]
+
+
+def test_a_published_mixture_takes_its_sets_by_name() -> None:
+    names = list(PRESETS["vlm3-public"])
+    weights = mixture_weights("vlm3-public", [1] * 7, [10] * 7, names)
+    assert dict(zip(names, weights, strict=True)) == pytest.approx(PRESETS["vlm3-public"])
+    assert sum(weights) == pytest.approx(1.566)
+    assert mixture_weights("depthlm", [1] * 7, [10] * 7, names)[names.index("matterport3d")] == 0.1
+
+
+def test_parts_of_one_set_share_its_weight_by_size() -> None:
+    names = [*PRESETS["vlm3-public"], "waymo"]
+    weights = mixture_weights("vlm3-public", [1] * 8, [30] * 7 + [10], names)
+    assert weights[names.index("waymo")] == pytest.approx(0.03)
+    assert weights[-1] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "names", "words"),
+    [
+        ("best", ["waymo"], "mixture is 'best'; expected one of weights, uniform"),
+        ("depthlm", ["waymo", "mine"], "does not know mine"),
+        ("depthlm", ["waymo", None], "does not know None"),
+        ("vlm3", list(PRESETS["vlm3-public"]), "also needs street"),
+    ],
+)
+def test_sets_that_are_not_the_preset(mixture: str, names: list[str | None], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        mixture_weights(mixture, [1] * len(names), [5] * len(names), names)
+
+
+def test_capped_sets_hand_their_draws_on() -> None:
+    assert cap_passes([1, 1, 2], [10, 1000, 1000], 100, 5) == pytest.approx([0.25, 0.25, 0.5])
+    shares = cap_passes([1, 1, 2], [10, 1000, 1000], 1000, 2)  # the first may be drawn 20 times of 1000
+    assert shares == pytest.approx([0.02, 0.98 / 3, 0.98 * 2 / 3])
+    assert cap_passes([1, 1, 0], [10, 30, 5], 80, 2) == pytest.approx([0.25, 0.75, 0])
+    with pytest.raises(InputError, match=r"need 2\.50 passes over the data, more than max_passes=2"):
+        cap_passes([1, 1], [10, 30], 100, 2)
+
+
+def test_a_cap_that_hits_a_second_set_after_the_first() -> None:
+    """What the first gives up pushes the second over its own limit."""
+    shares = cap_passes([5, 3, 2], [10, 30, 1000], 100, 1)
+    assert shares == pytest.approx([0.1, 0.3, 0.6])
+    mixture = Mixture([range(10), range(30), range(1000)], shares, seed=3)
+    drawn = Counter(mixture.at(i) for i in range(100))
+    assert max(count for (source, _), count in drawn.items() if source < 2) <= 2

@@ -95,6 +95,77 @@ def synth(
 
 
 @app.command()
+def curate(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Name of a reader: argoverse2, ibims1, folder, ...")
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set as downloaded.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Shard folder to write, or to go on with.")],
+    split: Annotated[str, typer.Option(help="Official split, or all; default: the set's first.")] = "",
+    points: Annotated[int, typer.Option(min=1, help="Labelled points per frame.")] = 100,
+    choose: Annotated[
+        Literal["uniform", "stratified"], typer.Option(help="Pixels at random, or by depth.")
+    ] = "uniform",
+    near: Annotated[float | None, typer.Option(help="Least z, metres; default: the reader's.")] = None,
+    far: Annotated[float | None, typer.Option(help="Largest z, metres; default: the reader's.")] = None,
+    min_points: Annotated[int, typer.Option(min=1, help="Skip frames with fewer valid labels.")] = 10,
+    every: Annotated[int | None, typer.Option(min=1, help="Of videos, one frame in N; default: the reader's.")] = None,
+    moved: Annotated[float, typer.Option(help="Keep a video frame when the camera moved so far, metres.")] = 0.05,
+    turned: Annotated[float, typer.Option(help="... or turned so much, degrees.")] = 2.0,
+    seed: Seed = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: every core.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Ray cluster address, or local; takes the place of workers.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first unusable frame.")] = False,
+    legacy_labels: Annotated[
+        bool, typer.Option("--legacy-labels", help="With the errors of the released curation.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn the raw tree of a data set into labelled shards; goes on after an interruption."""
+    _require_writable(out)
+    from depthlm.data.curate import CurateConfig
+    from depthlm.data.curate import curate as run_curation
+
+    config = CurateConfig(
+        dataset=dataset, split=split, points=points, choose=choose, near=near, far=far, min_points=min_points,
+        every=every, moved=moved, turned=turned, seed=seed, legacy=legacy_labels,
+    )  # fmt: skip
+    with _progress(f"curate {dataset}") as progress:
+        manifest = run_curation(
+            config, root, out, workers=workers or os.cpu_count() or 1, ray=ray, strict=strict, progress=progress
+        )
+    info, frames = manifest["info"], manifest["info"]["frames"]
+    text = (
+        f"{out}: {manifest['rows']} frames, {manifest['points']} points; {frames['indexed']} frames in the split, "
+        f"{frames['chosen']} kept, {frames['skipped']} unusable"
+    )
+    text += "".join(f"\n  skipped  {line}" for line in info["skipped"][:20])
+    if len(info["skipped"]) > 20:
+        text += f"\n  ... and {len(info['skipped']) - 20} more, see {out / 'manifest.json'}"
+    _emit({"out": str(out), "rows": manifest["rows"], "points": manifest["points"], **info}, as_json, text)
+
+
+@app.command()
+def manifest(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A set of the suite.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set as downloaded.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="JSON file to write.")],
+    suite: Annotated[str, typer.Option(help="Benchmark protocol: paper or depthvlm.")] = "paper",
+    as_json: Json = False,
+) -> None:
+    """Write the points that a benchmark suite asks about in a download."""
+    _require_writable(out)
+    from depthlm.evaluation.suites import get_suite, write_manifest
+
+    with _progress(f"manifest {dataset}") as progress:
+        pinned = write_manifest(get_suite(suite), dataset, root, out, progress=progress)
+    facts = {key: value for key, value in pinned.items() if key != "images"} | {"images": len(pinned["images"])}
+    text = f"{out}: {facts['points']} points on {facts['images']} images, sha256 {facts['points_sha256'][:16]}"
+    text += "".join(f"\n  skipped  {line}" for line in pinned["skipped"][:20])
+    _emit({"out": str(out), **facts}, as_json, text)
+
+
+@app.command()
 def inspect(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Shard folder or .jsonl.")],
     out: Annotated[Path, typer.Option(help="Contact sheet to write.")] = Path("sheet.png"),
@@ -140,7 +211,14 @@ def train(
 @app.command(name="eval")
 def evaluate_(
     model: ModelName,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Shard folders or .jsonl files.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA...", help="Shard folders or .jsonl files; with --suite the folder of downloads."),
+    ],
+    suite: Annotated[str | None, typer.Option(help="Benchmark protocol: paper or depthvlm.")] = None,
+    legacy_labels: Annotated[
+        bool, typer.Option("--legacy-labels", help="With --suite: reproduce the published label errors.")
+    ] = False,
     images: Images = None,
     label: Label = None,
     points: Annotated[int, typer.Option(min=1, help="Points chosen over all images of a data set.")] = 8192,
@@ -165,8 +243,27 @@ def evaluate_(
         _require_writable(out)
     from depthlm.data import open_data
     from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
-    from depthlm.evaluation.report import format_summary
+    from depthlm.evaluation.report import format_suite, format_summary
+    from depthlm.evaluation.suites import get_suite, run_suite
 
+    asked: dict[str, Any] = {"reference": reference, "task": task, "answers": answers, "points": points, "seed": seed}
+    asked |= {"batch": batch, "intervals": intervals}
+    if suite is not None:
+        protocol = get_suite(suite)
+        if len(data) != 1:
+            raise InputError("--suite takes one folder, which holds the downloads as folders named after the sets")
+        suite_out = out or Path("out") / f"suite-{suite}"
+        _require_writable(suite_out)
+        with _progress(suite) as progress:
+            result = run_suite(
+                _load(model, device, dtype, revision), protocol, data[0], suite_out, EvaluationConfig(**asked),
+                model_name=model, legacy=legacy_labels, workers=os.cpu_count() or 1,
+                progress=lambda what, done, total: progress(done, total),
+            )  # fmt: skip
+        _emit(result, as_json, format_suite(result))
+        return
+    if legacy_labels:
+        raise InputError("--legacy-labels needs --suite: only the benchmark sets have published label errors")
     sets = [open_data(path, images=images, label=label, skip_bad=skip_bad, check_images=True) for path in data]
     for samples in sets:
         for line in samples.skipped:
@@ -174,16 +271,7 @@ def evaluate_(
     loaded = _load(model, device, dtype, revision)
     runs: list[dict[str, Any]] = []
     for path, samples in zip(data, sets, strict=True):
-        config = EvaluationConfig(
-            reference=reference,
-            task=task,
-            answers=answers,
-            label=label if label is not None and path.suffix == ".jsonl" else "z",
-            points=points,
-            seed=seed,
-            batch=batch,
-            intervals=intervals,
-        )
+        config = EvaluationConfig(**asked, label=label if label is not None and path.suffix == ".jsonl" else "z")
         folder = out if out is None or len(data) == 1 else out / f"{len(runs):02d}-{path.stem}"
         with _progress(path.name) as progress:
             runs.append(

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from depthlm.sample import Samples
 
 _MAX_POINTS = 400  # per picture of the sheet; more would cover the picture
+_Z_EDGES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, float("inf"))  # metres, of the printed histogram
 
 
 def describe(data: Samples) -> dict[str, Any]:
     """Counts and ranges over all samples. Lengths in metres, focal lengths in pixels; None for an empty set."""
     z, distance, focal, sizes, scenes = [], [], [], [], set()
     surfaces: dict[str, int] = {}
-    points = 0
+    counts: list[int] = []
     for i in range(len(data)):
         sample = data[i]
-        points += len(sample)
+        counts.append(len(sample))
         if len(sample):
             z.append(sample.z)
             distance.append(sample.distance)
@@ -32,12 +33,21 @@ def describe(data: Samples) -> dict[str, Any]:
         scenes.add(sample.scene)
         for name in sample.surface or ():
             surfaces[name] = surfaces.get(name, 0) + 1
+    all_z = np.concatenate(z) if z else np.empty(0)
     return {
         "samples": len(data),
-        "points": points,
+        "points": sum(counts),
         "scenes": len(scenes - {""}),
         "skipped": len(getattr(data, "skipped", [])),
-        "z_m": _range(np.concatenate(z) if z else np.empty(0)),
+        "points_per_image": _range(np.array(counts)),
+        "points_per_megapixel": _range(
+            np.array(counts) / np.maximum(1, np.prod(np.array(sizes).reshape(-1, 2), 1)) * 1e6
+        ),
+        "z_m": _range(all_z),
+        "z_histogram": {
+            "edges_m": [*_Z_EDGES[:-1], None],
+            "points": np.histogram(all_z, _Z_EDGES)[0].tolist(),
+        },
         "distance_m": _range(np.concatenate(distance) if distance else np.empty(0)),
         "focal_px": _range(np.array(focal).reshape(-1)),
         "width_px": _range(np.array([s[0] for s in sizes])),
@@ -51,9 +61,18 @@ def format_description(name: str, facts: dict[str, Any]) -> str:
     lines = [f"{name}: {facts['samples']} samples, {facts['points']} labelled points, {facts['scenes']} named scenes"]
     if facts["skipped"]:
         lines.append(f"  skipped    {facts['skipped']} bad rows")
-    for key, label in (("z_m", "z, m"), ("distance_m", "distance"), ("focal_px", "focal, px"), ("width_px", "width")):
+    for key, label in (
+        ("points_per_image", "per image"), ("points_per_megapixel", "per Mpixel"), ("z_m", "z, m"),
+        ("distance_m", "distance"), ("focal_px", "focal, px"), ("width_px", "width"),
+    ):  # fmt: skip
         if (found := facts[key]) is not None:
             lines.append(f"  {label:<10} {found['min']:.2f} to {found['max']:.2f}, median {found['median']:.2f}")
+    edges, histogram = facts["z_histogram"]["edges_m"], facts["z_histogram"]["points"]
+    for low, high, count in zip(edges, edges[1:], histogram, strict=False):
+        if count:
+            span = f"{low:g}+" if high is None else f"{low:g} - {high:g}"
+            share = count / facts["points"]
+            lines.append(f"  z {span:<8} {share:6.1%}  {'#' * round(40 * share)}")
     if facts["surfaces"]:
         lines.append("  surfaces   " + ", ".join(f"{k} {v}" for k, v in list(facts["surfaces"].items())[:12]))
     return "\n".join(lines)

@@ -32,6 +32,83 @@ def _hash(value: int) -> int:
     return value ^ (value >> 31)
 
 
+# Published mixtures: the weight of each set; its sampling probability is weight / sum.
+_VLM3_PUBLIC = {
+    "argoverse2": 0.21,
+    "waymo": 0.04,
+    "nuscenes": 0.01,
+    "scannetpp": 0.01,
+    "taskonomy": 0.51,
+    "hm3d": 0.78,
+    "matterport3d": 0.006,
+}
+PRESETS: dict[str, dict[str, float]] = {
+    # Uniform but for Matterport3D, over 16 million images.
+    "depthlm": {name: 0.1 if name == "matterport3d" else 1.0 for name in _VLM3_PUBLIC},
+    # Tuned, with ten million street views that are not public; it says 0.904 where uniform says 0.842.
+    "vlm3": _VLM3_PUBLIC | {"street": 1.0},
+    # The same without them: shares renormalise by themselves.
+    "vlm3-public": _VLM3_PUBLIC,
+}
+MIXTURES = ("weights", "uniform", "size", *PRESETS)
+
+
+def mixture_weights(
+    mixture: str, weights: Sequence[float], sizes: Sequence[int], names: Sequence[str | None]
+) -> list[float]:
+    """The weights of a mixture by its name.
+
+    weights: those given with the data (for "weights"). sizes: rows of each set (for "size"). names: what each set is
+    (for the published presets; several parts of one set share its weight by size). Raises InputError for an unknown
+    mixture, and when the sets are not exactly those of the preset.
+    """
+    if mixture == "weights":
+        return list(weights)
+    if mixture == "uniform":
+        return [1.0] * len(sizes)
+    if mixture == "size":
+        return [float(size) for size in sizes]
+    if mixture not in PRESETS:
+        raise InputError(f"mixture is {mixture!r}; expected one of {', '.join(MIXTURES)}")
+    preset = PRESETS[mixture]
+    for kind, wrong in (
+        ("does not know", sorted({str(name) for name in names} - set(preset))),
+        ("also needs", sorted(set(preset) - {str(name) for name in names})),
+    ):
+        if wrong:
+            raise InputError(
+                f"mixture {mixture!r} {kind} {', '.join(wrong)}; it is made of {', '.join(preset)} "
+                "(name: in a data entry says which set it is)"
+            )
+    totals = {name: sum(size for size, n in zip(sizes, names, strict=True) if n == name) for name in preset}
+    return [preset[str(name)] * size / max(1, totals[str(name)]) for size, name in zip(sizes, names, strict=True)]
+
+
+def cap_passes(weights: Sequence[float], sizes: Sequence[int], draws: int, max_passes: float) -> list[float]:
+    """Weights under which no set is walked more than `max_passes` times in `draws` draws in all.
+
+    What a capped set gives up goes to the others in proportion to their weights. Raises InputError when all sets
+    together do not hold enough.
+    """
+    shares = np.asarray(weights, dtype=np.float64) / math.fsum(weights)
+    limits = np.asarray(sizes, dtype=np.float64) * max_passes / max(1, draws)
+    used = shares > 0
+    if limits[used].sum() < 1:
+        raise InputError(
+            f"{draws} draws need {1 / limits[used].sum() * max_passes:.2f} passes over the data, more than "
+            f"max_passes={max_passes:g}; train for fewer steps or raise it"
+        )
+    capped = np.zeros(len(shares), dtype=bool)
+    while (over := used & ~capped & (shares > limits * (1 + 1e-12))).any():
+        capped |= over
+        free = used & ~capped
+        shares[capped] = limits[capped]
+        if not free.any():
+            break
+        shares[free] *= (1 - shares[capped].sum()) / shares[free].sum()
+    return shares.tolist()
+
+
 class Permutation:
     """A bijection of range(n) that is computed, not stored: O(1) memory and time per index.
 

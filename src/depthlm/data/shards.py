@@ -8,6 +8,8 @@ opens the same files: `load_dataset("parquet", data_files="OUT/*.parquet").cast_
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -100,31 +102,50 @@ def write_shards(
 
 def _write_files(samples: Iterable[Sample], folder: Path, rows_per_group: int, rows_per_shard: int) -> dict[str, Any]:
     shards: list[dict[str, Any]] = []
-    points = 0
+    remaining = iter(samples)
+    while True:
+        path = folder / f"shard-{len(shards):05d}.parquet"
+        shard = write_shard(itertools.islice(remaining, rows_per_shard), path, rows_per_group)
+        if shard is None:
+            return build_manifest(shards, rows_per_group)
+        shards.append(shard)
+
+
+def write_shard(samples: Iterable[Sample], path: Path, rows_per_group: int) -> dict[str, Any] | None:
+    """Write one shard file; its entry for the manifest, or None (and no file) when there was no sample."""
     writer: pq.ParquetWriter | None = None
+    rows = points = 0
     try:
         for batch in _batches(samples, rows_per_group):
-            if writer is None or shards[-1]["rows"] >= rows_per_shard:
-                if writer is not None:
-                    writer.close()
-                name = f"shard-{len(shards):05d}.parquet"
+            if writer is None:
+                # Nobody filters by value: statistics would only make the footer, which every opening parses, larger.
                 writer = pq.ParquetWriter(
-                    folder / name, SCHEMA, compression=_COMPRESSION, use_dictionary=["surface.list.element", "scene"]
+                    path,
+                    SCHEMA,
+                    compression=_COMPRESSION,
+                    use_dictionary=["surface.list.element", "scene"],
+                    write_statistics=False,
                 )
-                shards.append({"file": name, "rows": 0})
             writer.write_table(pa.Table.from_pylist([_to_row(s) for s in batch], SCHEMA), row_group_size=rows_per_group)
-            shards[-1]["rows"] += len(batch)
+            rows += len(batch)
             points += sum(len(s) for s in batch)
     finally:
         if writer is not None:
             writer.close()
-    for shard in shards:
-        shard["bytes"] = (folder / shard["file"]).stat().st_size
+    if writer is None:
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "rows": rows, "points": points, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def build_manifest(shards: list[dict[str, Any]], rows_per_group: int) -> dict[str, Any]:
+    """The manifest of shard entries, without `info`."""
     return {
         "format": FORMAT,
         "version": VERSION,
         "rows": sum(s["rows"] for s in shards),
-        "points": points,
+        "points": sum(s["points"] for s in shards),
         "rows_per_group": rows_per_group,
         "shards": shards,
     }
@@ -162,11 +183,12 @@ class ShardDataset:
     """A shard folder as a sequence of samples. Row i costs the reading of its row group, nothing more.
 
     Files open on first use in each process (so it pickles, and a forked DataLoader worker never shares a handle); the
-    last `cache_groups` row groups stay decoded. `info`: what the writer said of the data; `points`: number of labels.
+    last `cache_groups` row groups stay decoded and the last `open_files` shards open: memory does not grow with the
+    number of rows. `info`: what the writer said of the data; `points`: number of labels.
     Raises InputError for a folder that holds no shards, or shards that are missing, truncated or of another version.
     """
 
-    def __init__(self, path: Path | str, *, cache_groups: int = 8) -> None:
+    def __init__(self, path: Path | str, *, cache_groups: int = 8, open_files: int = 8) -> None:
         self.path = Path(path)
         manifest = _read_manifest(self.path)
         self.info: dict[str, Any] = manifest["info"]
@@ -175,12 +197,12 @@ class ShardDataset:
         self._files = [self.path / shard["file"] for shard in manifest["shards"]]
         self._ends = np.cumsum([shard["rows"] for shard in manifest["shards"]], dtype=np.int64)
         self._rows_per_group: int = manifest["rows_per_group"]
-        self._cache_groups = cache_groups
+        self._cache_groups, self._open_files = cache_groups, open_files
         self._forget()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._open: dict[int, pq.ParquetFile] = {}
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -223,8 +245,13 @@ class ShardDataset:
         """The one place that touches the disk after opening: one row group of one shard."""
         path = self._files[shard]
         try:
-            if shard not in self._open:
-                self._open[shard] = pq.ParquetFile(path, memory_map=True)
+            if shard in self._open:
+                self._open.move_to_end(shard)
+            else:
+                # Not memory-mapped: every page once touched would stay resident while the file is open.
+                self._open[shard] = pq.ParquetFile(path, memory_map=False)
+                if len(self._open) > self._open_files:
+                    self._open.popitem(last=False)[1].close()
             # No Arrow threads: their pool does not survive a fork.
             return self._open[shard].read_row_group(group, use_threads=False)
         except (OSError, pa.ArrowException) as error:

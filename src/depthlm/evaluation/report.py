@@ -29,5 +29,27 @@ def format_summary(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def format_suite(result: dict[str, Any]) -> str:
+    """One line per set, the absent ones named, and what the labels were."""
+    lines = [f"suite {result['suite']}: {result['runs'][0]['model']}", f"  {result['source']}"]
+    if result["legacy_labels"]:
+        lines.append(
+            "  LEGACY LABELS: the released curation's errors are reproduced; answers are scored raw. Not metres."
+        )
+    lines.append(f"  {'set':<14} {'points':>7} {'delta1':>7} {'95 %':>15} {'constant':>9} {'absrel':>7} {'scored':>9}")
+    for run in result["runs"]:
+        low, high = run["delta1_ci"]
+        interval = "-" if low is None else f"{low:.3f} - {high:.3f}"
+        lines.append(
+            f"  {run['dataset']:<14} {run['n']:>7} {_figure(run['delta1']):>7} {interval:>15} "
+            f"{_figure(run['floor_delta1']):>9} {_figure(run['absrel']):>7} {run['scored']:>9}"
+        )
+        if note := run.get("legacy_note"):
+            lines.append(f"    {note}")
+    lines += [f"  {name:<14} absent" for name in result["absent"]]
+    lines.append(f"  mean delta1 of the {len(result['runs'])} sets present: {result['mean_delta1']:.3f}")
+    return "\n".join(lines)
+
+
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

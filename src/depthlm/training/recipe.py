@@ -44,6 +44,8 @@ class DataSource:
     """Shard folder or official .jsonl; relative to the working directory."""
     weight: float = 1.0
     """Share in the mixture (any scale)."""
+    name: str | None = None
+    """Which set it is, for a published mixture; default: what its shards were curated from."""
     images: str | None = None
     """Folder of a .jsonl's images."""
     label: Literal["z", "distance"] | None = None
@@ -107,9 +109,15 @@ class Recipe:
     model: str
     """Folder or hub id to start from; "new-nano" for random weights of the embedded architecture."""
     data: list[DataSource]
-    """The mixture."""
+    """The data sets."""
     stages: list[Stage]
     """Passes, one after the other; each starts from the last one's model."""
+    mixture: Literal["weights", "uniform", "size", "depthlm", "vlm3", "vlm3-public"] = "weights"
+    """weights: of each data entry. uniform, size: equal, or by number of images. Else a published mixture."""
+    max_passes: float | None = None
+    """No data set is seen more often than this over all stages; the others take its place. None for no limit."""
+    notes: str = ""
+    """One line for the model card: what the model is good for."""
     eval: DataSource | None = None
     """Held-out data scored during training."""
     eval_every: int = 0
@@ -152,6 +160,8 @@ class Recipe:
             raise InputError("recipe: data is empty; name at least one data set")
         if not self.stages:
             raise InputError("recipe: stages is empty; describe at least one stage")
+        if self.max_passes is not None and not self.max_passes > 0:
+            raise InputError(f"recipe: max_passes is {self.max_passes}; expected a positive number")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise InputError(f"recipe: stage names {names} repeat; each names a folder of the run")

@@ -133,7 +133,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingRows(
         sources=sources,
-        mixture=Mixture(sources, [source.weight for source in recipe.data], recipe.seed),
+        mixture=Mixture(sources, data_weights(recipe, sources, world), recipe.seed),
         processor=processor,
         card=loaded.card,
         prompt=get_prompt(recipe.prompt),
@@ -149,6 +149,22 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
         length=stage.steps * stage.batch * stage.accumulate * world,
         max_bad=recipe.max_bad,
     )
+
+
+def data_weights(recipe: Recipe, sources: Sequence[Samples], world: int = 1) -> list[float]:
+    """The weight of each data set: the recipe's mixture under its cap on passes, for `world` processes."""
+    from depthlm.data.mixture import cap_passes, mixture_weights
+
+    sizes = [len(source) for source in sources]
+    names = [
+        entry.name or getattr(source, "info", {}).get("settings", {}).get("dataset")
+        for entry, source in zip(recipe.data, sources, strict=True)
+    ]
+    weights = mixture_weights(recipe.mixture, [entry.weight for entry in recipe.data], sizes, names)
+    if recipe.max_passes is None:
+        return weights
+    draws = world * sum(stage.steps * stage.batch * stage.accumulate for stage in recipe.stages)
+    return cap_passes(weights, sizes, draws, recipe.max_passes)
 
 
 def open_source(source: DataSource, report: Callable[[str], None]) -> Samples:
@@ -189,7 +205,7 @@ def start_model(recipe: Recipe, sources: Sequence[Samples]) -> LoadedModel:
         half_pixel=recipe.half_pixel,
         label=recipe.label,
         prompt=recipe.prompt,
-        notes=f"trained by depthlm, recipe {recipe.name}",
+        notes=recipe.notes or f"trained by depthlm, recipe {recipe.name}",
     )
     if recipe.model == NEW_NANO:
         from depthlm.models.nano import new_nano, whiten_patches

@@ -1,0 +1,133 @@
+"""How fast raw trees become shards: every reader on its real sample, one process against two, local against Ray.
+
+    python benchmarks/curation.py [--json] [--quick] [--samples DIR] [--no-ray]
+
+Readers: frames per second of one core, from the files to a finished sample (decode check and choice of points
+included), on the frames of the sample folder, read again and again; absent samples are named. Spread: a tree of
+rendered pictures in the `folder` layout is curated by 1 process, by 2, and by a local Ray cluster of 2; the shards must
+be the same to the last bit. Headline: how many times faster 2 processes are than 1, start-up of the processes counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import common
+import numpy as np
+from PIL import Image
+
+from depthlm.data.curate import CurateConfig, curate, make_sample
+from depthlm.data.readers.base import ALL, get_reader
+from depthlm.errors import InputError
+from depthlm.synth.generate import synth_rendered
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+ROOTS = {
+    "ibims1": "ibims1/derived_core_raw",
+    "nuscenes": "nuscenes",
+    "ddad": "ddad",
+    "redwood": "redwood",
+}
+SECONDS = 3.0  # each reader is timed at least so long
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 1 when shards differ."""
+    options = common.parser(__doc__)
+    options.add_argument("--samples", type=Path, default=SAMPLES, help="folder of the real samples")
+    options.add_argument("--frames", type=int, help="frames of the rendered tree (600; quick: 24)")
+    options.add_argument("--no-ray", action="store_true", help="leave the Ray run out")
+    return common.run(options, measure, argv)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both parts."""
+    frames = arguments.frames if arguments.frames is not None else 24 if arguments.quick else 600
+    if frames < 1:
+        raise InputError(f"--frames is {frames}; expected 1 or more")
+    readers, absent = {}, []
+    for name, below in ROOTS.items():
+        root = arguments.samples / below
+        if root.is_dir():
+            common.progress(name)
+            readers[name] = time_reader(name, root, 0.2 if arguments.quick else SECONDS)
+        else:
+            absent.append(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "tree"
+        write_tree(tree, frames)
+        seconds, digests = {}, {}
+        ways: dict[str, dict[str, Any]] = {"1 process": {"workers": 1}, "2 processes": {"workers": 2}}
+        if not arguments.no_ray:
+            ways["ray, 2 processes"] = {"ray": "local"}
+        for way, how in ways.items():
+            common.progress(way)
+            out = Path(scratch) / way
+            start = time.perf_counter()
+            curate(CurateConfig(dataset="folder", frames_per_part=max(1, frames // 12)), tree, out, **how)
+            seconds[way] = time.perf_counter() - start
+            digests[way] = digest(out)
+    return {
+        "headline": {"two_processes_against_one": seconds["1 process"] / seconds["2 processes"]},
+        "checks": {"shards_identical": len(set(digests.values())) == 1},
+        "config": {"frames": frames, "picture": "640x480 JPEG and 16-bit PNG", "samples_absent": absent},
+        "seconds": seconds,
+        "frames_per_s": {way: frames / taken for way, taken in seconds.items()},
+        "readers_frames_per_s_per_core": readers,
+    }
+
+
+def time_reader(name: str, root: Path, seconds: float) -> float:
+    """Frames per second of processor time, one thread's worth."""
+    reader = get_reader(name)
+    refs = list(reader.index(root, ALL))
+    config = CurateConfig(dataset=name, split=ALL)
+    for ref in refs[:2]:  # caches and imports
+        make_sample(reader.read(root, ref), ref, config.points, config)
+    done, start = 0, time.process_time()
+    while time.process_time() - start < seconds:
+        ref = refs[done % len(refs)]
+        make_sample(reader.read(root, ref), ref, config.points, config)
+        done += 1
+    return done / (time.process_time() - start)
+
+
+def write_tree(root: Path, frames: int) -> None:
+    """images/ and depth/ of `frames` names for a few rendered views, and one camera.json."""
+    (root / "images").mkdir(parents=True)
+    (root / "depth").mkdir()
+    focal = 560.0
+    views = list(synth_rendered(2, seed=5, views=4, size=(640, 480), focal_range=(focal, focal)))
+    for number, view in enumerate(views):
+        picture, depth = io.BytesIO(), io.BytesIO()
+        Image.fromarray(view.image).save(picture, "JPEG", quality=92)
+        Image.fromarray((np.nan_to_num(view.z, nan=0.0) * 1000).round().astype(np.uint16)).save(depth, "PNG")
+        for copy in range(number, frames, len(views)):
+            (root / "images" / f"{copy:05d}.jpg").write_bytes(picture.getvalue())
+            (root / "depth" / f"{copy:05d}.png").write_bytes(depth.getvalue())
+    camera = views[0].camera
+    (root / "camera.json").write_text(json.dumps(camera.to_dict()))
+
+
+def digest(folder: Path) -> str:
+    """Of all files, names included."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        total.update(os.fsencode(path.relative_to(folder)) + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

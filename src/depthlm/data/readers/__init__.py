@@ -1,0 +1,1 @@
+"""Readers of raw data sets: one file each, `base` for what they share."""

@@ -1,0 +1,99 @@
+"""iBims-1: 100 indoor photographs with laser depth, masks of glass and of invalid readings applied.
+
+Depth is z in 16-bit PNG steps of 50 / 65535 m; both masks keep what is > 0. The `core_mat` download holds the same in
+one .mat per picture. The released example labels (z as well, checked to 0.4 mm) ignore the masks: 254 of their 10,000
+points lie on glass or on invalid pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthlm.camera import Camera
+from depthlm.data.readers.base import DenseLabels, Frame, FrameError, FrameRef, Reader
+from depthlm.data.readers.files import image_size, read_bytes, read_depth_png, read_gray, read_numbers
+from depthlm.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_STEP = 50 / 65535  # metres
+
+
+class IBims1(Reader):
+    """core_raw (png) or core_mat (MATLAB 5) trees."""
+
+    name = "ibims1"
+    title = "iBims-1"
+    licence = "iBims-1 (TUM, mediaTUM 1455541): research use, do not redistribute"
+    layout = "imagelist.txt with rgb/ depth/ calib/ mask_invalid/ mask_transp/ (ibims1_core_raw), or <name>.mat files"
+    splits = ("test",)
+    near, far = 0.005, 50.0
+    legacy_label = "z"
+    legacy_note = "masks of glass and invalid readings not applied"
+
+    def index(self, root: Path, split: str) -> Iterator[FrameRef]:
+        """One frame for each name of imagelist.txt (core_raw), or each .mat."""
+        self.check_split(split)
+        if (listing := root / "imagelist.txt").is_file() and (root / "rgb").is_dir():
+            for name in listing.read_text(encoding="utf-8").split():
+                yield FrameRef(id=name, scene=name.rsplit("_", 1)[0])
+            return
+        mats = sorted(path.stem for path in root.glob("*.mat"))
+        if not mats:
+            raise self.missing(root, "imagelist.txt and no .mat file")
+        for name in mats:
+            yield FrameRef(id=name, scene=name.rsplit("_", 1)[0], data="mat")
+
+    def read(self, root: Path, ref: FrameRef) -> Frame:
+        """The photograph as it is, z where both masks and the depth map say so."""
+        if ref.data == "mat":
+            return _read_mat(root / f"{ref.id}.mat")
+        return self._read_png(root, ref, masked=True)
+
+    def read_legacy(self, root: Path, ref: FrameRef) -> Frame:
+        """Without the masks."""
+        if ref.data == "mat":
+            raise InputError("the released iBims-1 labels come from the png download; give ibims1_core_raw")
+        return self._read_png(root, ref, masked=False)
+
+    def _read_png(self, root: Path, ref: FrameRef, *, masked: bool) -> Frame:
+        path = root / "rgb" / f"{ref.id}.png"
+        image = read_bytes(path)
+        fx, fy, cx, cy = (float(value) for value in read_numbers(root / "calib" / f"{ref.id}.txt", 4))
+        camera = Camera(fx, fy, cx, cy, *image_size(image, path))
+        z, valid = read_depth_png(root / "depth" / f"{ref.id}.png", _STEP)
+        for mask in ("mask_invalid", "mask_transp") if masked else ():
+            keep = read_gray(root / mask / f"{ref.id}.png") > 0
+            if keep.shape != valid.shape:
+                raise FrameError(f"{root / mask / ref.id}.png: {keep.shape} mask for a {valid.shape} depth map")
+            valid &= keep
+        return Frame(image=image, camera=camera, labels=DenseLabels(z, valid))
+
+
+def _read_mat(path: Path) -> Frame:
+    """One file of the core_mat download: struct `data` with rgb, depth [m], calib [3, 3], mask_invalid, mask_transp."""
+    import io
+
+    from PIL import Image
+    from scipy.io import loadmat
+
+    try:
+        data: dict[str, Any] = loadmat(path, simplify_cells=True)["data"]
+        rgb, z, k = data["rgb"], np.asarray(data["depth"], dtype=np.float64), np.asarray(data["calib"], dtype=float)
+        valid = (np.asarray(data["mask_invalid"]) > 0) & (np.asarray(data["mask_transp"]) > 0)
+    except (OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        raise FrameError(f"{path}: not an iBims-1 file ({error})") from error
+    if k.shape != (3, 3):
+        raise FrameError(f"{path}: calib has shape {k.shape}; expected (3, 3)")
+    k = k.T if k[2, 0] > 1 else k  # MATLAB's own convention keeps the principal point in the last row
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(rgb, dtype=np.uint8)).save(buffer, "PNG")
+    camera = Camera.from_matrix(k, z.shape[1], z.shape[0])
+    return Frame(image=buffer.getvalue(), camera=camera, labels=DenseLabels(z, valid))
+
+
+READER = IBims1()
