@@ -159,3 +159,39 @@ def test_control_sees_the_views_and_labels_of_the_words(script, rooms):
         said = [float(loaded.processor.tokenizer.decode([word])) for word in np.array(row.words)[known]]
         # A word is the nearest of WORDS_PER_DECADE numbers a decade, itself written with two digits.
         assert np.abs(np.log10(said / cells.ravel()[known])).max() < 0.5 / WORDS_PER_DECADE + 0.02
+
+
+def test_index_scale(script, capsys):
+    status = script("index_scale").main(["--json", "--quick", "--draws", "5"])
+    result = read(capsys)
+    assert result["checks"]["every_row_has_its_labels"]
+    assert status == int(not all(result["checks"].values()))
+    assert result["sizes"]["250000"]["rows"] == 250_000
+
+
+def test_a_loader_that_keeps_everything_fails_the_check(script, capsys, monkeypatch):
+    index_scale = script("index_scale")
+    worker = index_scale.WORKER.replace("labels = 0", "labels = 0; kept = bytearray(300 * len(data))")
+    monkeypatch.setattr(index_scale, "WORKER", worker)
+    assert index_scale.main(["--json", "--quick", "--draws", "1"]) == 1
+    assert read(capsys)["checks"]["growth_at_most_32_mb"] is False
+
+
+def test_curation(script, capsys, tmp_path):
+    status = script("curation").main(["--json", "--quick", "--no-ray", "--frames", "4", "--samples", str(tmp_path)])
+    result = read(capsys)
+    assert status == 0, result["checks"]
+    assert result["headline"]["two_processes_against_one"] > 0
+    assert "ibims1" in result["config"]["samples_absent"]
+
+
+def test_nano_starts(script, capsys, tmp_path):
+    arguments = ["--json", "--quick", "--ways", "recipe,questions-only", "--points", "20", "--out", str(tmp_path)]
+    assert script("nano_starts").main(arguments) == 0
+    result = read(capsys)
+    ways = result["ways"]
+    assert "word_loss" in ways["recipe"]["curve"][0]
+    assert "word_loss" not in ways["questions-only"]["curve"][0]
+    assert set(result["headline"]) == {"gain_over_questions_only"}
+    assert (tmp_path / "nano-starts.png").stat().st_size > 5000
+    assert script("nano_starts").main(["--ways", "luck"]) == 2

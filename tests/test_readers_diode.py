@@ -30,10 +30,11 @@ def root(tmp_path: Path) -> Path:
     known = known_view(6, camera=CAMERA)
     mask = np.ones((768, 1024), np.float32)
     mask[:, :100] = 0
+    picture = known.encoded("PNG")
     for name in NAMES:
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True)
-        path.write_bytes(known.encoded("PNG"))
+        path.write_bytes(picture)
         np.save(tmp_path / f"{name}_depth.npy", known.z[:, :, None])
         np.save(tmp_path / f"{name}_depth_mask.npy", mask)
     return tmp_path

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.io import savemat
 
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.errors import InputError
@@ -38,6 +40,23 @@ def test_real_labels_are_the_official_ones_within_half_a_step(root: Path) -> Non
 def test_legacy_labels_are_unmasked(root: Path) -> None:
     (ref,) = READER.index(root, "test")
     assert READER.read_legacy(root, ref).labels.count >= READER.read(root, ref).labels.count
+
+
+def test_mat_files_hold_the_same(root: Path, tmp_path: Path) -> None:
+    (ref,) = READER.index(root, "test")
+    png = READER.read(root, ref)
+    keep = png.labels.valid.astype(np.uint8)
+    k = [[559.62, 0, 361.87], [0, 558.14, 241.99], [0, 0, 1]]
+    z = np.where(png.labels.valid, png.labels.z, 0)
+    scene = {"rgb": np.asarray(Image.open(root / "rgb" / "corridor_04.png")), "depth": z, "calib": np.array(k)}
+    savemat(tmp_path / "corridor_04.mat", {"data": scene | {"mask_invalid": keep, "mask_transp": keep}})
+    (ref,) = READER.index(tmp_path, "test")
+    mat = READER.read(tmp_path, ref)
+    assert mat.camera == png.camera
+    np.testing.assert_array_equal(mat.labels.depths(), png.labels.depths())
+    (tmp_path / "corridor_04.mat").write_bytes((tmp_path / "corridor_04.mat").read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"corridor_04\.mat"):
+        READER.read(tmp_path, ref)
 
 
 def test_a_damaged_file_is_named(root: Path, tmp_path: Path) -> None:

@@ -71,12 +71,22 @@ def test_a_manifest_names_the_same_pixels_wherever_the_download_lies(downloads: 
     assert len({(*uv,) for uv in image["uv"]}) == len(image["uv"])
 
 
-def test_golden_points_of_the_real_corridor(samples_dir: Path, tmp_path: Path) -> None:
-    root = samples_dir / "ibims1" / "derived_core_raw"
-    assert write_manifest(get_suite("paper"), "ibims1", root, tmp_path / "a.json")["points_sha256"] == CORRIDOR
-
-
-CORRIDOR = "8550a06ada68a3e13aca1fba04a21dd37b7ad12f4bc891548b2f9c87ae8828d3"
+@pytest.mark.parametrize(
+    ("suite", "dataset", "below", "digest"),
+    [
+        ("paper", "ibims1", "ibims1/derived_core_raw", "8550a06ada68a3e13aca1fba04a21dd3"),
+        ("paper", "nuscenes", "nuscenes", "802fd187118a3d8ed34196f90786a0e2"),
+        ("paper", "ddad", "ddad", "464618be99410bb6607612f5c4b18bec"),
+        ("depthvlm", "ibims1", "ibims1/derived_core_raw", "990cc72a21c21ae95bdc5c8fe5be4b63"),
+    ],
+)  # fmt: skip
+def test_golden_points_of_real_downloads(
+    suite: str, dataset: str, below: str, digest: str, samples_dir: Path, tmp_path: Path
+) -> None:
+    """These pixels, for ever: another digest means another benchmark."""
+    pinned = write_manifest(get_suite(suite), dataset, samples_dir / below, tmp_path / "a.json")
+    assert pinned["points_sha256"][:32] == digest
+    assert pinned["points"] == get_suite(suite).points
 
 
 def small(monkeypatch: Any, points: int) -> None:

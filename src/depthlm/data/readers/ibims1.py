@@ -7,13 +7,15 @@ points lie on glass or on invalid pixels.
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.data.readers.base import DenseLabels, Frame, FrameError, FrameRef, Reader
-from depthlm.data.readers.files import image_size, read_bytes, read_depth_png, read_gray, read_numbers
+from depthlm.data.readers.files import image_size, read_bytes, read_depth_png, read_gray, read_mat, read_numbers
 from depthlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,22 +78,20 @@ class IBims1(Reader):
 
 def _read_mat(path: Path) -> Frame:
     """One file of the core_mat download: struct `data` with rgb, depth [m], calib [3, 3], mask_invalid, mask_transp."""
-    import io
-
-    from PIL import Image
-    from scipy.io import loadmat
-
     try:
-        data: dict[str, Any] = loadmat(path, simplify_cells=True)["data"]
-        rgb, z, k = data["rgb"], np.asarray(data["depth"], dtype=np.float64), np.asarray(data["calib"], dtype=float)
+        data: dict[str, Any] = read_mat(path, "data").item()
+        rgb, z = np.asarray(data["rgb"], dtype=np.uint8), np.asarray(data["depth"], dtype=np.float64)
+        k = np.asarray(data["calib"], dtype=np.float64)
         valid = (np.asarray(data["mask_invalid"]) > 0) & (np.asarray(data["mask_transp"]) > 0)
-    except (OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
-        raise FrameError(f"{path}: not an iBims-1 file ({error})") from error
+    except InputError:
+        raise
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise FrameError(f"{path}: not an iBims-1 file ({error!r})") from error
     if k.shape != (3, 3):
         raise FrameError(f"{path}: calib has shape {k.shape}; expected (3, 3)")
     k = k.T if k[2, 0] > 1 else k  # MATLAB's own convention keeps the principal point in the last row
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(rgb, dtype=np.uint8)).save(buffer, "PNG")
+    Image.fromarray(rgb).save(buffer, "PNG")
     camera = Camera.from_matrix(k, z.shape[1], z.shape[0])
     return Frame(image=buffer.getvalue(), camera=camera, labels=DenseLabels(z, valid))
 

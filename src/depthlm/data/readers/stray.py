@@ -104,18 +104,16 @@ class _Video:
     """A video open at its next frame. Frames are counted one by one: seeking may land on a neighbour."""
 
     def __init__(self, path: str) -> None:
-        import cv2
-
         self._path = path
         self._lock = Lock()
-        self._open = lambda: cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-        self._upright = cv2.CAP_PROP_ORIENTATION_AUTO
         self._start()
 
     def _start(self) -> None:
-        self._capture: Any = self._open()
+        import cv2
+
+        self._capture: Any = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
         # Depth and intrinsics are in the sensor's own orientation.
-        self._capture.set(self._upright, 0)
+        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         self._next = 0
 
     def frame(self, n: int) -> Image.Image | None:
