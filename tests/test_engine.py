@@ -12,7 +12,7 @@ from PIL import Image
 from depthlm.camera import Camera
 from depthlm.errors import InputError
 from depthlm.inference.engine import Answer, Engine, convert
-from depthlm.inference.interval import Leaf, NumberBeam, NumberVocabulary, find_number, quantiles
+from depthlm.inference.interval import Belief, Leaf, NumberBeam, NumberVocabulary, find_number
 from depthlm.models.loading import LoadedModel, load_model
 from tiny import build_tiny
 
@@ -214,13 +214,57 @@ def test_leaf_span(leaf: Leaf, span: tuple[float, float]) -> None:
     assert leaf.span == pytest.approx(span)
 
 
+def leaf(literal: str, probability: float) -> Leaf:
+    return Leaf(literal, probability, False)
+
+
 def test_quantiles() -> None:
-    assert quantiles([Leaf("2.3", 0.5, False)]) == [2.3, 2.3]
-    three = [Leaf("3", 0.1, False), Leaf("1", 0.1, False), Leaf("2", 0.8, False)]
-    assert quantiles(three) == [2, 2]
-    assert quantiles(three, (0.05, 0.95)) == [1, 3]
-    low, high = quantiles([Leaf("7.", 1.0, True)])
-    assert (low, high) == (pytest.approx(7.1875), pytest.approx(7.8125))
+    assert Belief([leaf("2.3", 0.5)]).quantile(0.16) == 2.3
+    three = Belief([leaf("3", 0.1), leaf("1", 0.1), leaf("2", 0.8)])
+    assert [three.quantile(level) for level in (0.16, 0.84)] == [2, 2]
+    assert [three.quantile(level) for level in (0.05, 0.95)] == [1, 3]
+    assert three.mass == pytest.approx(1)
+    spread = Belief([Leaf("7.", 1.0, True)])
+    assert [spread.quantile(level) for level in (0.16, 0.84)] == pytest.approx([7.1875, 7.8125])
+    with pytest.raises(ValueError, match="no leaves"):
+        Belief([])
+
+
+def test_readings_of_a_belief() -> None:
+    """Likeliest single number 5, but most mass lies together near 2."""
+    belief = Belief([leaf("5.0", 0.3), leaf("1.8", 0.2), leaf("2.0", 0.2), leaf("2.4", 0.2), leaf("9.0", 0.1)])
+    assert belief.read("median") == 2.4
+    assert belief.read("mean") == pytest.approx(0.3 * 5 + 0.2 * (1.8 + 2.0 + 2.4) + 0.9)
+    best = belief.read("best")
+    assert best == pytest.approx((1.8 * 2.4) ** 0.5)
+    assert all(max(best / v, v / best) < 1.25 for v in (1.8, 2.0, 2.4))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_best_is_the_best_bet_of_all_numbers(seed: int) -> None:
+    """Against trying every number of a fine grid."""
+    rng = np.random.default_rng(seed)
+    values = rng.choice([f"{v:.2f}" for v in np.geomspace(0.4, 30, 60)], 12, replace=False)
+    belief = Belief([leaf(str(v), float(p)) for v, p in zip(values, rng.dirichlet(np.ones(12)), strict=True)])
+    mass = np.diff(belief._cumulative, prepend=0)
+
+    def won(answer: float) -> float:
+        return float(mass[np.maximum(answer / belief.values, belief.values / answer) < 1.25].sum())
+
+    assert won(belief.best()) == pytest.approx(max(won(g) for g in np.geomspace(0.3, 40, 4000)), abs=1e-9)
+
+
+def test_the_engine_answers_as_it_is_told(loaded: LoadedModel) -> None:
+    requests = Engine(loaded).requests(picture(), camera_for(loaded), POINTS)
+    said = {how: Engine(loaded, read=how, intervals=False).ask(requests) for how in ("greedy", "median", "best")}
+    with_number = [i for i, answer in enumerate(said["greedy"]) if answer.value is not None]
+    for i in with_number:
+        assert said["greedy"][i].text == said["median"][i].text
+        assert said["greedy"][i].low is None
+        belief = said["median"][i]
+        assert belief.low is None or belief.low <= belief.value <= belief.high
+    with pytest.raises(InputError, match="--read is 'luck'"):
+        Engine(loaded, read="luck")
 
 
 def test_convert() -> None:

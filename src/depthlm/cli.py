@@ -41,6 +41,10 @@ Answers = Annotated[Quantity | None, typer.Option(help="What the answers mean; d
 Label = Annotated[Quantity | None, typer.Option(help="What the numbers of a .jsonl mean.")]
 Images = Annotated[Path | None, typer.Option(help="Folder that a .jsonl's image paths are relative to.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out, list and count them.")]
+Read = Annotated[
+    Literal["greedy", "median", "mean", "best"] | None,
+    typer.Option(help="Which number of the model's belief is its answer; default: what depthlm.json says."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -225,6 +229,7 @@ def evaluate_(
     reference: Reference = None,
     task: Task = "distance",
     answers: Answers = None,
+    read: Read = None,
     skip_bad: SkipBad = False,
     out: Annotated[Path | None, typer.Option(help="Folder for points and summary; resumes from it.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions per forward pass.")] = 8,
@@ -247,7 +252,7 @@ def evaluate_(
     from depthlm.evaluation.suites import get_suite, run_suite
 
     asked: dict[str, Any] = {"reference": reference, "task": task, "answers": answers, "points": points, "seed": seed}
-    asked |= {"batch": batch, "intervals": intervals}
+    asked |= {"batch": batch, "intervals": intervals, "read": read}
     if suite is not None:
         protocol = get_suite(suite)
         if len(data) != 1:
@@ -295,6 +300,7 @@ def predict(
     assume_fov: Annotated[float | None, typer.Option(help="Field of view when nothing else says, degrees.")] = None,
     reference: Reference = None,
     answers: Answers = None,
+    read: Read = None,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -308,7 +314,9 @@ def predict(
     cameras |= {"estimator": camera_from, "assume_fov": assume_fov}
     photos = [read_photo(path, uv, **cameras) for path in image]
     loaded = _load(model, device, dtype, revision)
-    results = [predict_image(loaded, photo, task=task, reference=reference, answers=answers) for photo in photos]
+    results = [
+        predict_image(loaded, photo, task=task, reference=reference, answers=answers, read=read) for photo in photos
+    ]
     text = "\n".join(format_prediction(result) for result in results)
     _emit({"model": model, "task": task, "images": results}, as_json, text)
 

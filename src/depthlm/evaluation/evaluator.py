@@ -52,6 +52,9 @@ class EvaluationConfig:
     intervals: bool = True
     """Whether the uncalibrated interval of each answer is computed."""
 
+    read: str | None = None
+    """Which number of the model's belief is its answer; None takes what its depthlm.json says."""
+
     def __post_init__(self) -> None:
         for name, value in (("task", self.task), ("answers", self.answers), ("label", self.label)):
             if value not in ("distance", "z") and not (name == "answers" and value is None):
@@ -75,7 +78,9 @@ def evaluate(
     Raises InputError when `out` holds another run or cannot be written, and for data that cannot be evaluated.
     """
     config = config or EvaluationConfig()
-    engine = Engine(loaded, reference=config.reference, batch=config.batch, intervals=config.intervals)
+    engine = Engine(
+        loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read
+    )
     answers: Quantity = config.answers or loaded.card.label
     counts, digest = _survey(data)
     chosen = choose_points(counts, config.points, config.seed)
@@ -86,6 +91,7 @@ def evaluate(
         "data": data_name,
         "samples": digest,
         "reference": engine.reference.name,
+        "read": engine.read,
         "task": config.task,
         "answers": answers,
         "label": config.label,
@@ -117,6 +123,7 @@ def evaluate(
         "n_skipped": len(getattr(data, "skipped", [])),
         "answers": answers,
         "reference": engine.reference.name,
+        "read": engine.read,
         "model": settings["model"],
         "data": data_name,
     }

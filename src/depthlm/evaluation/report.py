@@ -12,7 +12,8 @@ def format_summary(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['model']} on {summary['data']}",
         f"  asked      {summary['n']} points on {summary['images']} images, reference {summary['reference']}",
-        f"  scored     {summary['scored']} (answers read as {summary['answers']}, data labels {summary['label']})",
+        f"  scored     {summary['scored']} (answers mean {summary['answers']}, data labels {summary['label']})",
+        f"  read       {summary['read']} of the model's belief",
         f"  delta1     {_figure(summary['delta1'])}  ({interval})",
         f"  constant   {_figure(summary['floor_delta1'])}  (the best single answer, {summary['floor_constant']:.2f} m)",
         f"  absrel     {_figure(summary['absrel'])}",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.inference.interval import NumberBeam, NumberVocabulary, find_number, quantiles
+from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, NumberVocabulary, find_number
 from depthlm.inference.numbers import Reading, read_answer
+from depthlm.models.card import READINGS
 from depthlm.prompts import PROMPTS
 from depthlm.reference import get_reference
 from depthlm.view import View, make_view
@@ -47,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, and the number in it, metres in the meaning of its `depthlm.json` (None: no number).
+    """What the model said, and the number it means, metres in the meaning of its `depthlm.json` (None: no number).
 
     low, high: 16 % and 84 % quantiles of the model's own, uncalibrated belief; mass: its probability that a number
     comes at all. All three None when unknown.
@@ -80,16 +81,27 @@ class Measurement:
 class Engine:
     """Asks one loaded model.
 
-    batch: questions per forward pass. intervals: also report the uncalibrated interval, for a few more tokens.
+    batch: questions per forward pass. intervals: also report the uncalibrated interval, for a few more tokens. read:
+    which number of the model's belief is the answer (card.READINGS), default what its card says; all but greedy
+    cost the same few tokens, and fall back to the text where the belief is unknown.
     reference: name of the reference, default the model's preferred one. Raises InputError for one its prompt has no
     words for.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, reference: str | None = None, batch: int = 8, intervals: bool = True
+        self,
+        loaded: LoadedModel,
+        *,
+        reference: str | None = None,
+        batch: int = 8,
+        intervals: bool = True,
+        read: str | None = None,
     ) -> None:
         if batch < 1:
             raise InputError(f"batch is {batch}; expected at least 1")
+        self.read = read or loaded.card.read
+        if self.read not in READINGS:
+            raise InputError(f"--read is {self.read!r}; expected one of {', '.join(READINGS)}")
         self.loaded, self.batch, self.intervals = loaded, batch, intervals
         card = loaded.card
         self.prompt = PROMPTS[card.prompt]
@@ -181,15 +193,17 @@ class Engine:
             texts = [processor.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
             readings = [read_answer(text) for text in texts]
             leaves: list[list[Any]] = [[] for _ in readings]
-            if self.intervals:
+            if self.intervals or self.read != "greedy":
                 leaves = self._leaves(output, inputs["attention_mask"], ids, readings)
         answers = []
         for text, reading, row in zip(texts, readings, leaves, strict=True):
-            low = high = mass = None
-            if reading is not None and row:
-                low, high = (value * reading.metres_per_unit for value in quantiles(row))
-                mass = sum(leaf.probability for leaf in row)
-            answers.append(Answer(text, None if reading is None else reading.value, low, high, mass))
+            if reading is None or not row:
+                answers.append(Answer(text, None if reading is None else reading.value))
+                continue
+            belief, unit = Belief(row), reading.metres_per_unit
+            value = reading.value if self.read == "greedy" else belief.read(self.read) * unit
+            low, high = (belief.quantile(level) * unit for level in QUANTILES)
+            answers.append(Answer(text, value, low, high, belief.mass))
         return answers
 
     def _leaves(

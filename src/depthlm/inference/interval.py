@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+DELTA1 = 1.25  # the ratio that delta1 allows
 QUANTILES = (0.16, 0.84)  # one standard deviation either side of the median, were it a normal distribution
 _STEPS = 8  # point masses that stand for the uniform spread of digits that were not followed
 
@@ -43,19 +44,47 @@ class Leaf:
         return low, low + 10.0**-decimals
 
 
-def quantiles(leaves: list[Leaf], levels: tuple[float, ...] = QUANTILES) -> list[float]:
-    """Quantiles of the distribution the leaves stand for, normalised to the mass they have."""
-    values: list[float] = []
-    weights: list[float] = []
-    for leaf in leaves:
-        low, high = leaf.span
-        steps = 1 if low == high else _STEPS
-        values += [low + (high - low) * (k + 0.5) / steps for k in range(steps)]
-        weights += [leaf.probability / steps] * steps
-    order = np.argsort(values, kind="stable")
-    cumulative = np.cumsum(np.asarray(weights)[order])
-    picks = np.searchsorted(cumulative, np.asarray(levels) * cumulative[-1], side="left")
-    return [float(values[order[min(int(i), len(order) - 1)]]) for i in picks]
+class Belief:
+    """The distribution that leaves stand for, normalised to the mass they have; values in the answer's own unit.
+
+    mass: probability that a number comes at all. Raises ValueError without a leaf.
+    """
+
+    def __init__(self, leaves: list[Leaf]) -> None:
+        if not leaves:
+            raise ValueError("no leaves, so no belief")
+        values: list[float] = []
+        weights: list[float] = []
+        for leaf in leaves:
+            low, high = leaf.span
+            steps = 1 if low == high else _STEPS
+            values += [low + (high - low) * (k + 0.5) / steps for k in range(steps)]
+            weights += [leaf.probability / steps] * steps
+        order = np.argsort(values, kind="stable")
+        self.values: NDArray[np.float64] = np.asarray(values, dtype=np.float64)[order]
+        self._cumulative = np.cumsum(np.asarray(weights, dtype=np.float64)[order])
+        self.mass = float(self._cumulative[-1])
+
+    def quantile(self, level: float) -> float:
+        """The least value below or at which `level` of the mass lies."""
+        place = int(np.searchsorted(self._cumulative, level * self.mass, side="left"))
+        return float(self.values[min(place, len(self.values) - 1)])
+
+    def mean(self) -> float:
+        """The expected value: what least squares would answer."""
+        return float(np.diff(self._cumulative, prepend=0.0) @ self.values / self.mass)
+
+    def best(self, ratio: float = DELTA1) -> float:
+        """The value whose neighbourhood within `ratio` either way holds most mass: the best bet for delta1."""
+        ends = np.searchsorted(self.values, self.values * ratio**2 * (1 - 1e-9), side="left")
+        before = np.concatenate([[0.0], self._cumulative])
+        start = int(np.argmax(before[ends] - before[: len(ends)]))
+        # Any answer within `ratio` of both ends wins the same mass; the middle one is within it of most else, too.
+        return float(np.sqrt(self.values[start] * self.values[max(start, ends[start] - 1)]))
+
+    def read(self, how: str) -> float:
+        """median, mean or best."""
+        return {"median": lambda: self.quantile(0.5), "mean": self.mean, "best": self.best}[how]()
 
 
 class NumberVocabulary:

@@ -70,13 +70,14 @@ def predict_image(
     task: Quantity = "distance",
     reference: str | None = None,
     answers: Quantity | None = None,
+    read: str | None = None,
 ) -> dict[str, Any]:
     """Measure the photo's points. Lengths in metres; None where the model's answer holds no number.
 
     `value`, `low` and `high` are of the quantity `task`; the interval is the model's own belief, uncalibrated.
     """
     image, camera, uv = photo.resolved.straighten(photo.image, photo.uv)
-    engine = Engine(loaded, reference=reference)
+    engine = Engine(loaded, reference=reference, read=read)
     m = engine.measure(image, uv, camera, answers=answers)
     factor = np.ones(len(uv)) if task == "distance" else camera.ray_factor(uv)
     points = [
@@ -97,6 +98,7 @@ def predict_image(
         "image": str(photo.path),
         "task": task,
         "reference": engine.reference.name,
+        "read": engine.read,
         "interval": "uncalibrated",
         "camera": {**photo.resolved.camera.to_dict(), "reason": photo.resolved.reason},
         "points": points,

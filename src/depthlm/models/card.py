@@ -14,6 +14,7 @@ from depthlm.prompts import PROMPTS
 from depthlm.reference import REFERENCE_NAMES
 
 CARD_FILE = "depthlm.json"
+READINGS = ("greedy", "median", "mean", "best")  # which number of a belief is the answer
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,8 @@ class ModelCard:
     """What its answers mean."""
     prompt: str = "depthlm"
     """Name in `prompts.PROMPTS`."""
+    read: str = "greedy"
+    """Which number of its belief is its answer: greedy (the text), median, mean, or best (for delta1)."""
     max_new_tokens: int = 48
     """Tokens after which an answer is cut."""
     max_pixels: int | None = None
@@ -54,6 +57,7 @@ class ModelCard:
             "geometry": (self.geometry, ("exact", "official")),
             "rounding": (self.rounding, ("nearest", "floor")),
             "label": (self.label, ("distance", "z")),
+            "read": (self.read, READINGS),
             "prompt": (self.prompt, tuple(PROMPTS)),
             **{f"references[{i}]": (name, REFERENCE_NAMES) for i, name in enumerate(self.references)},
         }
