@@ -25,7 +25,7 @@ from depthlm.sample import Sample
 from depthlm.synth.generate import encode
 from depthlm.training.dataset import RowConfig, TrainingRows
 from depthlm.training.recipe import Recipe, load_recipe
-from depthlm.training.run import run_recipe
+from depthlm.training.run import data_weights, run_recipe, start_model
 from depthlm.view import CropConfig, ViewConfig
 from tiny import build_tiny
 
@@ -133,6 +133,34 @@ def test_missing_data_leaves_no_run_folder(tmp_path, data):
     with pytest.raises(InputError, match="nowhere"):
         run_recipe(recipe(tmp_path, data, "data.0.path=/nowhere"), tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_the_card_says_how_to_read_and_what_it_is_good_for(tmp_path, data):
+    chosen = recipe(tmp_path, data, "read=median", "notes=measures small squares")
+    card = start_model(chosen, [open_data(data)]).card
+    assert (card.read, card.notes) == ("median", "measures small squares")
+    assert "recipe small" in start_model(recipe(tmp_path, data), [open_data(data)]).card.notes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weights"),
+    [
+        ((), [1, 3]),
+        (("mixture=size",), [8, 8]),
+        (("max_passes=1.25",), [0.5, 0.5]),  # of 20 draws at most 10 from each 8 rows
+    ],
+)
+def test_the_recipe_weighs_its_data(tmp_path, data, overrides, weights):
+    two = ["data=[{path: A}, {path: B, weight: 3}]", "stages.0.steps=6", *overrides]
+    found = data_weights(recipe(tmp_path, data, *two), [range(8), range(8)])
+    assert found == pytest.approx(weights)
+
+
+def test_curated_shards_know_which_set_they_are(tmp_path, data):
+    curated = open_data(data)
+    curated.info = {"settings": {"dataset": "waymo"}}
+    with pytest.raises(InputError, match="also needs argoverse2"):
+        data_weights(recipe(tmp_path, data, "mixture=vlm3-public"), [curated])
 
 
 def test_it_learns_an_answer_and_to_stop(tmp_path):

@@ -116,6 +116,8 @@ class Recipe:
     """weights: of each data entry. uniform, size: equal, or by number of images. Else a published mixture."""
     max_passes: float | None = None
     """No data set is seen more often than this over all stages; the others take its place. None for no limit."""
+    read: Literal["greedy", "median", "mean", "best"] = "greedy"
+    """Which number of the trained model's belief is its answer (goes into its card)."""
     notes: str = ""
     """One line for the model card: what the model is good for."""
     eval: DataSource | None = None

@@ -205,6 +205,7 @@ def start_model(recipe: Recipe, sources: Sequence[Samples]) -> LoadedModel:
         half_pixel=recipe.half_pixel,
         label=recipe.label,
         prompt=recipe.prompt,
+        read=recipe.read,
         notes=recipe.notes or f"trained by depthlm, recipe {recipe.name}",
     )
     if recipe.model == NEW_NANO:
