@@ -47,14 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 when shards differ."""
     options = common.parser(__doc__)
     options.add_argument("--samples", type=Path, default=SAMPLES, help="folder of the real samples")
-    options.add_argument("--frames", type=int, help="frames of the rendered tree (600; quick: 24)")
+    options.add_argument("--frames", type=int, help="frames of the rendered tree (2400; quick: 24)")
     options.add_argument("--no-ray", action="store_true", help="leave the Ray run out")
     return common.run(options, measure, argv)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both parts."""
-    frames = arguments.frames if arguments.frames is not None else 24 if arguments.quick else 600
+    frames = arguments.frames if arguments.frames is not None else 24 if arguments.quick else 2400
     if frames < 1:
         raise InputError(f"--frames is {frames}; expected 1 or more")
     readers, absent = {}, []
