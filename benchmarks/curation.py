@@ -24,7 +24,7 @@ import common
 import numpy as np
 from PIL import Image
 
-from depthlm.data.curate import CurateConfig, curate, make_sample
+from depthlm.data.curate import Choice, CurateConfig, curate, read_sample
 from depthlm.data.readers.base import ALL, get_reader
 from depthlm.errors import InputError
 from depthlm.synth.generate import synth_rendered
@@ -91,15 +91,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def time_reader(name: str, root: Path, seconds: float) -> float:
     """Frames per second of processor time, one thread's worth."""
-    reader = get_reader(name)
-    refs = list(reader.index(root, ALL))
     config = CurateConfig(dataset=name, split=ALL)
-    for ref in refs[:2]:  # caches and imports
-        make_sample(reader.read(root, ref), ref, config.points, config)
+    choices = [Choice(ref, config.points) for ref in get_reader(name).index(root, ALL)]
+    for choice in choices[:2]:  # caches and imports
+        read_sample(config, root, choice)
     done, start = 0, time.process_time()
     while time.process_time() - start < seconds:
-        ref = refs[done % len(refs)]
-        make_sample(reader.read(root, ref), ref, config.points, config)
+        read_sample(config, root, choices[done % len(choices)])
         done += 1
     return done / (time.process_time() - start)
 

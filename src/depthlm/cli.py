@@ -263,7 +263,7 @@ def evaluate_(
             result = run_suite(
                 _load(model, device, dtype, revision), protocol, data[0], suite_out, EvaluationConfig(**asked),
                 model_name=model, legacy=legacy_labels, workers=os.cpu_count() or 1,
-                progress=lambda what, done, total: progress(done, total),
+                progress=progress,
             )  # fmt: skip
         _emit(result, as_json, format_suite(result))
         return

@@ -217,10 +217,14 @@ def _changed(before: NDArray[np.float64], pose: NDArray[np.float64], moved: floa
     return step >= moved or float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))) >= turned
 
 
+def frame_hash(dataset: str, frame: str) -> bytes:
+    """32 bytes that stand for a frame, whatever tree it lies in: SHA-256 of "<set>/<official name>"."""
+    return hashlib.sha256(f"{dataset}/{frame}".encode()).digest()
+
+
 def frame_generator(seed: int, dataset: str, frame: str) -> np.random.Generator:
     """The generator of one frame: depends on nothing but the seed and the official name of the frame."""
-    digest = hashlib.sha256(f"{dataset}/{frame}".encode()).digest()
-    return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
+    return np.random.default_rng([seed, *np.frombuffer(frame_hash(dataset, frame), dtype="<u4").tolist()])
 
 
 def choose_labels(labels: Labels, points: int, how: str, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -241,6 +245,18 @@ def choose_labels(labels: Labels, points: int, how: str, rng: np.random.Generato
     # One of each bin, then a second of each, ...; which bin comes first in the last, incomplete round is drawn too.
     turn = rng.permutation(_BINS)[bins[order]]
     return np.sort(order[np.lexsort((turn, rank))[:points]])
+
+
+def read_sample(config: CurateConfig, root: Path, choice: Choice) -> Sample:
+    """The sample of a choice, from its files. Raises FrameError, one line that begins with or names the frame."""
+    reader = get_reader(config.dataset)
+    read = reader.read_legacy if config.legacy else reader.read
+    try:
+        return make_sample(read(root, choice.ref), choice.ref, choice.points, config)
+    except (InputError, OSError, ValueError, KeyError, IndexError) as error:
+        # InputError says what is wrong; the others come from files that are damaged in ways no reader foresaw.
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise FrameError(reason if choice.ref.id in reason else f"{choice.ref.id}: {reason}") from error
 
 
 def make_sample(frame: Frame, ref: FrameRef, points: int, config: CurateConfig) -> Sample:
@@ -316,18 +332,13 @@ class _Part:
         return record if whole else None
 
     def _samples(self, skipped: list[str], facts: _Facts) -> Iterator[Sample]:
-        reader = get_reader(self.config.dataset)
-        read = reader.read_legacy if self.config.legacy else reader.read
         for choice in self.choices:
             try:
-                sample = make_sample(read(self.root, choice.ref), choice.ref, choice.points, self.config)
-            except (InputError, OSError, ValueError, KeyError, IndexError) as error:
-                # InputError says what is wrong; the others come from files that are damaged in ways no reader foresaw.
-                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-                line = " ".join((reason if choice.ref.id in reason else f"{choice.ref.id}: {reason}").split())
+                sample = read_sample(self.config, self.root, choice)
+            except FrameError as error:
                 if self.strict:
-                    raise FrameError(f"{line} (--strict)") from error
-                skipped.append(line)
+                    raise FrameError(f"{error} (--strict)") from error
+                skipped.append(str(error))
                 continue
             facts.add(sample)
             yield sample

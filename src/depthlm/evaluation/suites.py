@@ -12,13 +12,12 @@ An image that cannot be read is not replaced: every image's points depend on tha
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm.data.curate import Choice, CurateConfig, curate, digest_lines, make_sample, write_json
-from depthlm.data.readers.base import FrameRef, get_reader
+from depthlm.data.curate import Choice, CurateConfig, curate, digest_lines, frame_hash, read_sample, write_json
+from depthlm.data.readers.base import FrameError, FrameRef, get_reader
 from depthlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,17 +102,12 @@ def get_suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def rank(dataset: str, image: str) -> bytes:
-    """What images are ranked by."""
-    return hashlib.sha256(f"{dataset}/{image}".encode()).digest()
-
-
 def choose_images(dataset: str, refs: Sequence[FrameRef], points: int, images: int | None = None) -> list[Choice]:
     """The images of the rule with their numbers of points, in the order of `refs`."""
     used = min(len(refs), points, images or len(refs))
     if used == 0:
         return []
-    ranked = sorted(range(len(refs)), key=lambda i: rank(dataset, refs[i].id))[:used]
+    ranked = sorted(range(len(refs)), key=lambda i: frame_hash(dataset, refs[i].id))[:used]
     base, extra = divmod(points, used)
     wanted = {place: base + (number < extra) for number, place in enumerate(ranked)}
     return [Choice(refs[place], wanted[place]) for place in sorted(wanted)]
@@ -150,15 +144,14 @@ def write_manifest(
     if out.exists():
         raise InputError(f"{out} already exists; choose another file or remove it")
     config, choices = plan_set(suite, members[0], Path(root))
-    reader = get_reader(dataset)
     images: list[dict[str, Any]] = []
     skipped: list[str] = []
     for number, choice in enumerate(choices):
         progress(number, len(choices))
         try:
-            sample = make_sample(reader.read(Path(root), choice.ref), choice.ref, choice.points, config)
-        except InputError as error:
-            skipped.append(f"{choice.ref.id}: {error}")
+            sample = read_sample(config, Path(root), choice)
+        except FrameError as error:
+            skipped.append(str(error))
             continue
         images.append({"image": choice.ref.id, "uv": sample.uv.round(3).tolist(), "z": sample.z.round(4).tolist()})
     manifest = {
@@ -167,7 +160,7 @@ def write_manifest(
         "suite": suite.name,
         "dataset": dataset,
         "split": members[0].split,
-        "reader_version": reader.version,
+        "reader_version": get_reader(dataset).version,
         "rule": " ".join((__doc__ or "").split("\n\n", 1)[1].split()),
         "points": sum(len(image["z"]) for image in images),
         "points_sha256": digest_lines(f"{i['image']} {u:.2f} {v:.2f}" for i in images for u, v in i["uv"]),
@@ -192,7 +185,7 @@ def run_suite(
     model_name: str | None = None,
     legacy: bool = False,
     workers: int = 1,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Evaluate a model on every set of a suite that lies below `root` as a folder of the set's name.
 
@@ -215,17 +208,13 @@ def run_suite(
     for member, (settings, choices) in zip(present, plans, strict=True):
         reader = get_reader(member.dataset)
         points = out / "points" / member.dataset
-
-        def report(done: int, total: int, name: str = member.dataset) -> None:
-            progress(name, done, total)
-
-        curate(settings, root / member.dataset, points, workers=workers, choices=choices, progress=report)
+        curate(settings, root / member.dataset, points, workers=workers, choices=choices, progress=progress)
         asked = dataclasses.replace(config, points=suite.points)
         if legacy:  # the published numbers compare raw answers with whatever the labels were
             asked = dataclasses.replace(asked, task=reader.legacy_label, answers=reader.legacy_label)
         run = evaluate(
             loaded, ShardDataset(points), asked, model_name=model_name, data_name=f"{suite.name}/{member.dataset}",
-            out=out / member.dataset, progress=report,
+            out=out / member.dataset, progress=progress,
         )  # fmt: skip
         run |= {"dataset": member.dataset, "split": member.split}
         runs.append(run | {"legacy_note": reader.legacy_line} if legacy else run)
