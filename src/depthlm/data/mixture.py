@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, float]] = {
     # The same without them: shares renormalise by themselves.
     "vlm3-public": _VLM3_PUBLIC,
 }
-MIXTURES = ("weights", "uniform", "size", *PRESETS)
+MixtureName = Literal["weights", "uniform", "size", "depthlm", "vlm3", "vlm3-public"]
 
 
 def mixture_weights(
@@ -69,7 +69,7 @@ def mixture_weights(
     if mixture == "size":
         return [float(size) for size in sizes]
     if mixture not in PRESETS:
-        raise InputError(f"mixture is {mixture!r}; expected one of {', '.join(MIXTURES)}")
+        raise InputError(f"mixture is {mixture!r}; expected one of {', '.join(get_args(MixtureName))}")
     preset = PRESETS[mixture]
     for kind, wrong in (
         ("does not know", sorted({str(name) for name in names} - set(preset))),

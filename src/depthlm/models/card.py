@@ -7,14 +7,15 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from depthlm.errors import InputError
 from depthlm.prompts import PROMPTS
 from depthlm.reference import REFERENCE_NAMES
 
 CARD_FILE = "depthlm.json"
-READINGS = ("greedy", "median", "mean", "best")  # which number of a belief is the answer
+ReadingName = Literal["greedy", "median", "mean", "best"]  # which number of a belief is the answer
+READINGS: tuple[str, ...] = get_args(ReadingName)
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from depthlm.data.mixture import MixtureName
 from depthlm.errors import InputError
+from depthlm.models.card import ReadingName
 from depthlm.models.nano import NanoConfig
 from depthlm.view import CropConfig
 
@@ -112,11 +114,11 @@ class Recipe:
     """The data sets."""
     stages: list[Stage]
     """Passes, one after the other; each starts from the last one's model."""
-    mixture: Literal["weights", "uniform", "size", "depthlm", "vlm3", "vlm3-public"] = "weights"
+    mixture: MixtureName = "weights"
     """weights: of each data entry. uniform, size: equal, or by number of images. Else a published mixture."""
     max_passes: float | None = None
     """No data set is seen more often than this over all stages; the others take its place. None for no limit."""
-    read: Literal["greedy", "median", "mean", "best"] = "greedy"
+    read: ReadingName = "greedy"
     """Which number of the trained model's belief is its answer (goes into its card)."""
     notes: str = ""
     """One line for the model card: what the model is good for."""
