@@ -12,7 +12,7 @@ from depthlm.models.chat import IGNORE
 from depthlm.models.loading import load_model
 from depthlm.tasks import QA
 from depthlm.training.loss import answer_loss
-from depthlm.training.rows import collate_rows, encode_row, number_token, prefix_positions
+from depthlm.training.rows import collate_rows, encode_row, word_token, prefix_positions
 from tiny import build_tiny
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "pixtral")
@@ -129,4 +129,4 @@ def test_words_are_learned_at_the_image_tokens_themselves(tiny):
 
 def test_a_word_that_needs_several_tokens_is_refused(tiny):
     with pytest.raises(InputError, match="one token"):
-        number_token(tiny.processor, "1.23")
+        word_token(tiny.processor, "1.23")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +179,7 @@ def test_it_learns_an_answer_and_to_stop(tmp_path):
     assert [answer.text.strip() for answer in answers] == ["2.4"] * 3
 
 
-def rows(samples, *, max_bad=100, words=False, references=None, **options) -> TrainingRows:
+def rows(samples, *, max_bad=100, words=False, marker_word=False, references=None, **options) -> TrainingRows:
     card = ModelCard(focal=100, prompt="nano", coordinate_range=100, half_pixel=True)
     nano = new_nano(NanoConfig(hidden=48, layers=1, heads=4, vision_hidden=48, vision_layers=1, vision_heads=4), card)
     settings = {
@@ -188,7 +189,11 @@ def rows(samples, *, max_bad=100, words=False, references=None, **options) -> Tr
         "card": card,
         "prompt": get_prompt("nano"),
         "rows": RowConfig(
-            references=references or {"arrow": 1.0}, tasks={"distance": 1.0}, questions_per_image=2, image_words=words
+            references=references or {"arrow": 1.0},
+            tasks={"distance": 1.0},
+            questions_per_image=2,
+            image_words=words,
+            marker_word=marker_word,
         ),
         "view": ViewConfig(focal=100, grid=16),
         "crop": CropConfig(width=(64, 64), height=(48, 48)),
@@ -237,6 +242,31 @@ def test_image_words_are_the_distances_of_their_cells():
     said = [float(tokenizer.decode([word])) for word in row.words]
     assert IGNORE not in row.words
     assert np.abs(np.log10(np.array(said) / labelled.distance)).max() < 1 / 24 + 0.02  # half a step, and two digits
+
+
+def test_the_cell_a_marker_points_at_says_its_name():
+    grey = replace(sample(0), image=encode(np.full((48, 64, 3), 90, np.uint8)))
+    plain, named = (rows([grey], words=True, marker_word=named) for named in (False, True))
+    token = plain.processor.tokenizer.convert_tokens_to_ids("\u2581arrow")
+    width = 64 // 16
+    for index in range(8):
+        before, after = plain[index].words, named[index].words
+        here = after.index(token)
+        assert token not in before
+        assert before[:here] + before[here + 1 :] == after[:here] + after[here + 1 :]
+        # Every patch is an image token of nano's; red is (1, -1, -1) after normalisation. The shaft ends one pixel left
+        # of the query, so that the rightmost red pixel of the middle row tells where the query is.
+        patches = named[index].images["pixel_values"].reshape(-1, width, 3, 2, 16, 16)[:, :, :, 0]
+        picture = patches.permute(2, 0, 3, 1, 4).reshape(3, -1, 64)
+        v, u = torch.nonzero((picture[0] > 0.99) & (picture[1:] < -0.99).all(dim=0)).unbind(dim=1)
+        middle = (int(v.min()) + int(v.max())) // 2
+        assert here == middle // 16 * width + (int(u.max()) + 1) // 16
+
+
+def test_text_rows_have_no_marker_word():
+    token = rows([sample(0)]).processor.tokenizer.convert_tokens_to_ids("\u2581arrow")
+    row = rows([sample(0)], words=True, references={"text": 1.0}, marker_word=True)[0]
+    assert token not in row.words
 
 
 def test_marker_rows_without_a_text_reference_ask_once():

@@ -18,7 +18,7 @@ from depthlm.models.chat import IGNORE
 from depthlm.reference import get_reference
 from depthlm.tasks import QA, PointContext, Task, get_task
 from depthlm.tasks.distance import Distance
-from depthlm.training.rows import Row, encode_row, number_token
+from depthlm.training.rows import Row, encode_row, word_token
 from depthlm.view import CropConfig, View, ViewConfig, make_training_view
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class RowConfig:
     """Questions about each image. With a marker, the first is about it and the others need a text reference."""
     image_words: bool = False
     """Also let every image token predict the word for a labelled distance in its own cell."""
+    marker_word: bool = False
+    """Of those words, the one where a marker points is the marker's name: what finding it needs, taught directly."""
 
 
 class TrainingRows(Dataset[Row]):
@@ -82,7 +84,7 @@ class TrainingRows(Dataset[Row]):
         self.rows, self.view, self.crop = rows, view, crop
         self.seed, self.length, self.max_bad = seed, length, max_bad
         self.bad: list[str] = []
-        self.word_ids: dict[int, int] = {}
+        self.word_ids: dict[str, int] = {}
         self.text = get_reference("text", card.coordinate_range, card.rounding, card.half_pixel)
         self.references = [
             get_reference(name, card.coordinate_range, card.rounding, card.half_pixel) for name in rows.references
@@ -148,6 +150,9 @@ class TrainingRows(Dataset[Row]):
             missing = self.rows.questions_per_image - len(questions)
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
         words = self._words(view) if self.rows.image_words else None
+        if words is not None and self.rows.marker_word and reference.kind == "marker":
+            column, row = (int(place) // self.processor.grid for place in view.uv[order[0]])
+            words[row * (view.image.width // self.processor.grid) + column] = self._word(reference.name)
         return encode_row(self.processor, image, questions, system=self.prompt.system, words=words)
 
     def _draw_view(self, sample: Sample, rng: np.random.Generator) -> tuple[Reference, View]:
@@ -198,14 +203,14 @@ class TrainingRows(Dataset[Row]):
         words = np.full(len(metres), IGNORE, dtype=np.int64)
         known = np.flatnonzero(np.isfinite(metres))
         series = np.round(np.log10(metres[known]) * WORDS_PER_DECADE).astype(int)
-        words[known] = [self._word(int(step)) for step in series]
+        values = [10 ** (int(step) / WORDS_PER_DECADE) for step in series]
+        words[known] = [self._word(self.prompt.format_answer(value)) for value in values]
         return [int(word) for word in words]
 
-    def _word(self, step: int) -> int:
-        if step not in self.word_ids:  # a few dozen words, each asked for millions of times
-            text = self.prompt.format_answer(10 ** (step / WORDS_PER_DECADE))
-            self.word_ids[step] = number_token(self.processor, text)
-        return self.word_ids[step]
+    def _word(self, text: str) -> int:
+        if text not in self.word_ids:  # a few dozen words, each asked for millions of times
+            self.word_ids[text] = word_token(self.processor, text)
+        return self.word_ids[text]
 
 
 def _shares(weights: dict[str, float]) -> np.ndarray:

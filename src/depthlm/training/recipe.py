@@ -100,6 +100,8 @@ class Stage:
     """Questions that share one image."""
     image_words: float = 0.0
     """Weight of the loss on words at image tokens; 0 for none (plain DepthLM)."""
+    marker_word: bool = False
+    """With image_words: the image token whose cell a marker points at says the marker's name instead."""
 
 
 @dataclass(kw_only=True)
@@ -177,6 +179,8 @@ class Recipe:
                     )
             if not (math.isfinite(stage.lr) and stage.lr > 0):
                 raise InputError(f"recipe: lr of stage {stage.name!r} is {stage.lr}; expected a positive number")
+            if stage.marker_word and not stage.image_words > 0:
+                raise InputError(f"recipe: marker_word of stage {stage.name!r} needs image_words above 0")
             if not 0 <= stage.warmup < 1:
                 raise InputError(
                     f"recipe: warmup of stage {stage.name!r} is {stage.warmup}; expected a share from 0 to 1"

@@ -145,7 +145,7 @@ def _mask(segments: torch.Tensor) -> torch.Tensor:
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
 
 
-def number_token(processor: ThinProcessor, text: str) -> int:
+def word_token(processor: ThinProcessor, text: str) -> int:
     """The single token that an answer text is. Raises InputError when the tokenizer needs several."""
     ids = processor.tokenize(processor.render_answer(text))
     if len(ids) != 1:

@@ -142,6 +142,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
             tasks=stage.tasks,
             questions_per_image=stage.questions_per_image,
             image_words=stage.image_words > 0,
+            marker_word=stage.marker_word,
         ),
         view=ViewConfig(focal=recipe.focal, grid=processor.grid, geometry=recipe.geometry),
         crop=recipe.crop,
