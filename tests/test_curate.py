@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -19,8 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli_runner import run
-from depthlm.data.curate import CurateConfig, choose_labels, curate, frame_generator, thin
-from depthlm.data.readers.base import DenseLabels, FrameRef, SparseLabels
+from depthlm.data.choose import CurateConfig, choose_labels, frame_generator, thin
+from depthlm.data.curate import curate
+from depthlm.data.readers import base
+from depthlm.data.readers.base import DenseLabels, Frame, FrameRef, SparseLabels, get_reader
 from depthlm.data.shards import ShardDataset
 from depthlm.errors import InputError
 from trees import write_ibims
@@ -88,7 +91,8 @@ def test_no_cluster_is_one_line(tree: Path, tmp_path: Path, monkeypatch: Any, ca
 @pytest.mark.parametrize("frame", [0, 6, 8, 13])
 def test_killed_and_run_again_equals_an_uninterrupted_run(whole: Path, tree: Path, tmp_path: Path, frame: int) -> None:
     script = (
-        "import os, signal, depthlm.data.curate as c\n"
+        "import os, signal, depthlm.data.choose as c\n"
+        "from depthlm.data.curate import curate\n"
         f"make, seen = c.make_sample, []\n"
         "def dying(*a):\n"
         "    seen.append(1)\n"
@@ -96,7 +100,7 @@ def test_killed_and_run_again_equals_an_uninterrupted_run(whole: Path, tree: Pat
         "    return make(*a)\n"
         "c.make_sample = dying\n"
         "config = c.CurateConfig(dataset='ibims1', points=20, frames_per_part=4)\n"
-        f"c.curate(config, {str(tree)!r}, {str(tmp_path / 'out')!r})\n"
+        f"curate(config, {str(tree)!r}, {str(tmp_path / 'out')!r})\n"
     )
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -160,6 +164,24 @@ def test_bad_frames_are_skipped_and_named(tmp_path: Path, capsys: Any) -> None:
     assert not (tmp_path / "strict" / "manifest.json").exists()
 
 
+def test_a_frame_whose_labels_all_lie_off_the_picture_is_skipped(tree: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Labels of a distorted picture's border can miss the straightened one: 50 valid labels, and none to keep."""
+    reader = get_reader("ibims1")
+    read = reader.read
+
+    def bent(root: Path, ref: FrameRef) -> Frame:
+        frame = read(root, ref)
+        off = SparseLabels(np.full((50, 2), -9.0), np.full(50, 2.0))
+        return dataclasses.replace(frame, labels=off) if ref.id == "room_003" else frame
+
+    monkeypatch.setattr(reader, "read", bent)
+    manifest = curate(CONFIG, tree, tmp_path / "out")
+    assert manifest["info"]["skipped"] == ["room_003: none of its 20 chosen labels lies on the straightened picture"]
+    assert [s.frame for s in ShardDataset(tmp_path / "out")] == [f"room_{i:03d}" for i in range(14) if i != 3]
+    with pytest.raises(InputError, match=r"room_003: none .*--strict"):
+        curate(CONFIG, tree, tmp_path / "strict", strict=True)
+
+
 def test_strict_also_sees_what_an_earlier_run_skipped(tmp_path: Path) -> None:
     write_ibims(tmp_path / "tree", 5)
     (tmp_path / "tree" / "depth" / "room_000.png").write_bytes(b"")
@@ -204,8 +226,6 @@ def test_a_shard_cut_in_half_is_refused_or_made_again(whole: Path, tree: Path, t
 
 
 def test_large_pictures_make_more_shards_not_larger_ones(tree: Path, tmp_path: Path) -> None:
-    import dataclasses
-
     size = (tree / "rgb" / "room_000.png").stat().st_size
     config = dataclasses.replace(CONFIG, max_bytes=2 * size)
     curate(config, tree, tmp_path / "out")
@@ -241,6 +261,15 @@ def test_bad_input(
 
 
 # --- which pixels ----------------------------------------------------------------------------------------------------
+
+
+def test_near_and_far_are_applied_without_checking_the_map_again(monkeypatch: Any) -> None:
+    z = np.array([[np.nan, -1.0, 0.5], [1.0, 2.0, np.inf]])
+    labels = DenseLabels(z, np.array([[True, True, True], [True, True, True]]))
+    monkeypatch.setattr(base, "_usable", lambda *given: pytest.fail("the map was checked when it was made"))
+    near = labels.within(0.5, 1.5)
+    assert near.depths().tolist() == [0.5, 1.0]
+    assert labels.depths().tolist() == [0.5, 1.0, 2.0]
 
 
 @settings(max_examples=50, deadline=None)

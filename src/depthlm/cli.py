@@ -127,7 +127,7 @@ def curate(
 ) -> None:
     """Turn the raw tree of a data set into labelled shards; goes on after an interruption."""
     _require_writable(out)
-    from depthlm.data.curate import CurateConfig
+    from depthlm.data.choose import CurateConfig
     from depthlm.data.curate import curate as run_curation
 
     config = CurateConfig(

@@ -4,7 +4,7 @@ The rule makes two people with the same download ask about the same pixels, with
 images of a split are ranked by SHA-256 of "<set>/<official image id>"; the first n of them are used (all, unless the
 suite limits them or there are more images than points); every one gets the same number of points, and the remainder
 goes to the first ones by rank. The pixels of an image are a uniform draw without repetition from its valid labels
-within the suite's depth caps, in reading order, by a generator seeded with the same hash (`curate.frame_generator`,
+within the suite's depth caps, in reading order, by a generator seeded with the same hash (`choose.frame_generator`,
 seed 0).
 An image that cannot be read is not replaced: every image's points depend on that image alone.
 """
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthlm.data.curate import Choice, CurateConfig, curate, digest_lines, frame_hash, read_sample, write_json
+from depthlm.data.choose import Choice, CurateConfig, frame_hash, read_sample
+from depthlm.data.curate import curate, digest_lines, write_json
 from depthlm.data.readers.base import FrameError, FrameRef, get_reader
 from depthlm.errors import InputError
 

@@ -8,9 +8,10 @@ pixels of a pinhole picture here, once.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -73,7 +74,9 @@ class DenseLabels:
 
     def within(self, near: float, far: float) -> DenseLabels:
         """The same with only near <= z <= far, metres."""
-        return replace(self, valid=self.valid & (self.z >= near) & (self.z <= far))
+        narrowed = copy.copy(self)  # making a new one would check the whole map again
+        object.__setattr__(narrowed, "valid", self.valid & (self.z >= near) & (self.z <= far))
+        return narrowed
 
     def depths(self) -> NDArray[np.float64]:
         """[count] z of the valid pixels in reading order, metres."""
