@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from depthlm.data.readers.base import READERS
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
 from depthlm.synth.generate import generate
@@ -182,7 +183,22 @@ def test_curation(script, capsys, tmp_path):
     result = read(capsys)
     assert status == 0, result["checks"]
     assert result["headline"]["two_processes_against_one"] > 0
-    assert "ibims1" in result["config"]["samples_absent"]
+    assert result["readers_frames_per_s_per_core"] == {}
+    assert result["readers_not_timed"] == dict.fromkeys(READERS, "no sample")
+
+
+def test_every_reader_with_a_whole_frame_is_timed(script, samples_dir):
+    timed, untimed = script("curation").time_readers(samples_dir, 0.01)
+    assert sorted([*timed, *untimed]) == sorted(READERS)
+    assert min(timed.values()) > 0
+    lacking = {
+        "argoverse2": "no picture", "diode": "no train or val/", "eth3d": "no <scene>/dslr_calibration_jpg",
+        "hypersim": "color.hdf5: cannot read", "matterport3d": "no <scene>/undistorted_camera_parameters",
+        "stray": "no sample", "waymo": "the sample/lidar/",
+    }  # fmt: skip
+    assert untimed.keys() == lacking.keys()
+    for name, words in lacking.items():
+        assert words in untimed[name]
 
 
 def test_nano_starts(script, capsys, tmp_path):

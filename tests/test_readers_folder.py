@@ -14,6 +14,7 @@ from depthlm.camera import Camera
 from depthlm.data.readers.base import Frame, FrameError, get_reader
 from depthlm.errors import InputError
 from depthlm.sample import decode_image
+from layouts import lay_out
 from trees import check_labels, known_view
 
 if TYPE_CHECKING:
@@ -182,16 +183,9 @@ def test_lens_distortion_is_undone(tmp_path: Path, kind: str) -> None:
     assert np.abs(picture[y, x] - (u[middle] * 3 + 20)).max() < 6
 
 
-@pytest.mark.parametrize("name", ["0"])
-def test_real_depth_camera(samples_dir: Path, tmp_path: Path, name: str) -> None:
-    source = samples_dir / "realsense_like" / name
-    for part, file in (("images", "rgb.png"), ("depth", "raw_depth.png")):
-        (tmp_path / part).mkdir()
-        shutil.copy(source / file, tmp_path / part / "one.png")
-    k = np.loadtxt(source / "intrinsics.txt")
-    camera = {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "width": 640, "height": 480}
-    (tmp_path / "camera.json").write_text(json.dumps(camera))
-    assert abs(np.median(first(tmp_path).labels.depths()) - 2.056) < 5e-4
+def test_real_depth_camera(samples_dir: Path, tmp_path: Path) -> None:
+    root = lay_out("folder", samples_dir, tmp_path)
+    assert abs(np.median(first(root).labels.depths()) - 2.056) < 5e-4
 
 
 def test_real_coarse_depth(samples_dir: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ from PIL import Image
 
 from depthlm.data.readers.base import DenseLabels, FrameError, get_reader
 from depthlm.errors import InputError
+from layouts import FOLDERS, kitti
+from layouts import KITTI_DRIVE as DRIVE
 from trees import check_labels, known_view
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 READER = get_reader("kitti")
 KNOWN = known_view(5)
-DRIVE = "2011_09_26_drive_0002_sync"
 
 
 def depth_png(z: np.ndarray) -> bytes:
@@ -125,15 +125,8 @@ def test_another_tree_or_split_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("above", ["", "val_selection_cropped/", "depth_selection/val_selection_cropped/"])
 def test_real_crops(samples_dir: Path, tmp_path: Path, above: str) -> None:
-    demo = samples_dir / "kitti/demo"
-    fx, fy, cx, cy = json.loads((demo / "test_annotations.json").read_text())["files"][0]["cam_in"]
+    kitti(samples_dir / FOLDERS["kitti"], tmp_path / above)
     medians = {"0000000005": 13.84, "0000000050": 13.44}  # of the three figures; 0000000100 is not stored
-    for stem in medians:
-        name = f"{DRIVE}_image_{stem}_image_02"
-        write(tmp_path / f"{above}image/{name}.png", (demo / f"rgb/{stem}.png").read_bytes())
-        write(tmp_path / f"{above}intrinsics/{name}.txt", f"{fx} 0 {cx} 0 {fy} {cy} 0 0 1".encode())
-        ground = f"{above}groundtruth_depth/{DRIVE}_groundtruth_depth_{stem}_image_02.png"
-        write(tmp_path / ground, (demo / f"depth/{stem}.png").read_bytes())
     refs = list(READER.index(tmp_path, "selection"))
     assert [ref.id for ref in refs] == [f"{DRIVE}_image_{stem}_image_02" for stem in medians]
     for ref, median in zip(refs, medians.values(), strict=True):

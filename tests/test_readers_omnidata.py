@@ -12,31 +12,20 @@ import pytest
 
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.errors import InputError
+from layouts import lay_out
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILES = {"rgb": "rgb.png", "depth_zbuffer": "depth_zbuffer.png"}
-
-
-def build(samples: Path, root: Path, name: str, sample: str, view: str, building: str, info: str) -> None:
-    for domain, ending in {**FILES, "point_info": info}.items():
-        folder = root / domain / name / building
-        folder.mkdir(parents=True)
-        shutil.copyfile(samples / sample / f"{view}_domain_{ending}", folder / f"{view}_domain_{ending}")
-
 
 @pytest.fixture
 def taskonomy(samples_dir: Path, tmp_path: Path) -> Path:
-    build(samples_dir, tmp_path, "taskonomy", "taskonomy", "point_202_view_5", "hanson", "point_info.json")
-    return tmp_path
+    return lay_out("taskonomy", samples_dir, tmp_path)
 
 
 @pytest.fixture
 def hm3d(samples_dir: Path, tmp_path: Path) -> Path:
-    view, building = "point_47_view_25", "00000-kfPV7w3FaU5"
-    build(samples_dir, tmp_path, "hm3d", "replica_omnidata", view, building, "fixatedpose.json")
-    return tmp_path
+    return lay_out("hm3d", samples_dir, tmp_path)
 
 
 def one(name: str, root: Path, split: str = "all"):

@@ -17,6 +17,7 @@ from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.data.readers.rgbd import nearest
 from depthlm.errors import InputError
 from depthlm.sample import decode_image
+from layouts import lay_out
 from trees import Known, check_labels, known_view
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ def tum_tree(root: Path, name: str = "rgbd_dataset_freiburg9_room") -> Path:
 
 
 def test_tum_real_pair(samples_dir: Path, tmp_path: Path) -> None:
-    folder = tum_tree(tmp_path)
-    shutil.copy(samples_dir / "tum_rgbd" / "TUM_color.png", folder / "rgb" / "100.000000.png")
-    shutil.copy(samples_dir / "tum_rgbd" / "TUM_depth.png", folder / "depth" / "100.015000.png")
-    frame = only(TUM, tmp_path)
+    frame = only(TUM, lay_out("tum", samples_dir, tmp_path))
     assert abs(np.median(frame.labels.depths()) - 2.415) < 5e-4
     assert frame.camera == VGA
 
@@ -267,16 +265,7 @@ def test_arkitscenes_raw(tmp_path: Path) -> None:
 
 
 def test_arkitscenes_real_lidar(samples_dir: Path, tmp_path: Path) -> None:
-    video = tmp_path / "Validation" / "1"
-    for part, file, name in (
-        ("wide", "image.jpg", "1_5.000.jpg"),
-        ("lowres_depth", "arkit_depth.png", "1_5.000.png"),
-    ):
-        (video / part).mkdir(parents=True)
-        shutil.copy(samples_dir / "iphone_lidar" / file, video / part / name)
-    (video / "wide_intrinsics").mkdir()
-    (video / "wide_intrinsics" / "1_5.000.pincam").write_text("1920 1440 1440 1440 959.5 719.5")
-    frame = only(ARKIT, tmp_path)
+    frame = only(ARKIT, lay_out("arkitscenes", samples_dir, tmp_path))
     assert abs(np.median(frame.labels.depths()) - 2.654) < 5e-4
 
 

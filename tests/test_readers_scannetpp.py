@@ -19,6 +19,7 @@ from depthlm.camera import Camera, resize_uv
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.data.readers.streams import unpack_lz4
 from depthlm.errors import InputError
+from layouts import lay_out
 from trees import Known, check_labels, known_view
 
 if TYPE_CHECKING:
@@ -79,21 +80,14 @@ def build(root: Path, form: str, *, frames: int = 3) -> Path:
     [("02455b3d20_frame_001020", 1432.49, 1.457), ("09c1414f1b_frame_002160", 1431.33, 1.746)],
 )
 def test_real_frames(samples_dir: Path, tmp_path: Path, name: str, focal: float, median: float) -> None:
-    source = samples_dir / "scannetpp"
+    root, rows = lay_out("scannetpp", samples_dir, tmp_path), samples_dir / "scannetpp" / "examples.jsonl"
     scene, frame_name = name.split("_", 1)
-    folder = tmp_path / "data" / scene / "iphone"
-    for sub, ending in (("rgb", "jpg"), ("depth", "png")):
-        (folder / sub).mkdir(parents=True)
-        shutil.copyfile(source / sub / f"{name}.{ending}", folder / sub / f"{frame_name}.{ending}")
-    k = [[focal, 0, 959.5], [0, focal, 719.5], [0, 0, 1]]  # the sample has no file for it
-    entry = {frame_name: {"pose": np.eye(4).tolist(), "intrinsic": k}}
-    (folder / "pose_intrinsic_imu.json").write_text(json.dumps(entry))
-    (ref,) = READER.index(tmp_path, "all")
-    assert (ref.id, ref.sequence) == (f"{scene}/{frame_name}", scene)
-    frame = READER.read(tmp_path, ref)
+    (ref,) = (ref for ref in READER.index(root, "all") if ref.sequence == scene)
+    assert ref.id == f"{scene}/{frame_name}"
+    frame = READER.read(root, ref)
     assert abs(np.median(frame.labels.depths()) - median) < 1e-3
     assert (frame.camera.width, frame.camera.height, frame.camera.fx) == (1920, 1440, focal)
-    row = next(r for line in (source / "examples.jsonl").open() if (r := json.loads(line))["image"] == f"{name}.jpg")
+    row = next(r for line in rows.open() if (r := json.loads(line))["image"] == f"{name}.jpg")
     u, v = np.array(row["pixel_coords"]).T
     assert np.abs(frame.labels.z[v, u] - row["depth"]).max() < 1e-3
 

@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.errors import InputError
+from layouts import lay_out
 from trees import check_labels, known_view
 
 if TYPE_CHECKING:
@@ -62,18 +63,14 @@ def ids(root: Path, split: str) -> list[str]:
 
 
 def test_the_real_picture(samples_dir: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "xtion" / "one"
-    for name, file in (("image", "SUN_color.jpg"), ("depth_bfx", "SUN_depth.png")):
-        (folder / name).mkdir(parents=True)
-        shutil.copy(samples_dir / "sunrgbd" / file, folder / name / file)
-    (folder / "intrinsics.txt").write_text("570.3 0 320 0 570.3 240 0 0 1")
-    (ref,) = READER.index(tmp_path, "all")
-    z = READER.read(tmp_path, ref).labels
+    root = lay_out("sunrgbd", samples_dir, tmp_path)
+    (ref,) = READER.index(root, "all")
+    z = READER.read(root, ref).labels
     assert abs(np.median(z.depths()) - 2.723) < 5e-4
     assert abs(z.depths().max() - 9.870) < 5e-4
     raw = np.asarray(Image.open(samples_dir / "sunrgbd" / "SUN_depth.png")).astype(float)
     assert abs(np.mean(np.abs(z.z - raw / 8000) > 1e-3) - 0.023) < 5e-4
-    legacy = READER.read_legacy(tmp_path, ref).labels
+    legacy = READER.read_legacy(root, ref).labels
     assert abs(np.median(legacy.depths()) - 2.127) < 2e-3  # PROVENANCE.md: 0.78 of it
     assert np.allclose(legacy.z[legacy.valid], raw[raw > 0] / 10000)
 
