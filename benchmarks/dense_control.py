@@ -33,8 +33,8 @@ from transformers import get_scheduler
 
 from depthlm.errors import InputError
 from depthlm.evaluation.evaluator import EvaluationConfig
-from depthlm.evaluation.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct, rmse
 from depthlm.evaluation.points import choose_points
+from depthlm.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct, rmse
 from depthlm.models.processor import ThinProcessor
 from depthlm.synth.generate import synth_samples
 from depthlm.training.optimizer import build_optimizer

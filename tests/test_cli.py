@@ -113,6 +113,28 @@ def test_eval_table(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards
     assert "constant" in out
 
 
+def test_eval_of_other_tasks(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path) -> None:
+    arguments = ("eval", tiny_model, shards, "--points", 4, "--no-intervals")
+    summary = json.loads(run(capsys, *arguments, "--task", "nearer", "--json")[1])
+    assert (summary["task"], summary["metric"], summary["delta1"]) == ("nearer", "accuracy", None)
+    assert summary["n"] + summary["n_unasked"] == 4
+    assert summary["floor_answer"] in ("first", "second")
+    assert summary["trained"] is False
+    text = run(capsys, *arguments, "--task", "nearer")[1]
+    assert "not trained to answer nearer" in text
+    status, out, _ = run(capsys, *arguments, "--task", "all", "--json")
+    assert (status, [r["task"] for r in json.loads(out)["runs"]]) == (0, ["distance"])
+    assert "distance" in run(capsys, *arguments, "--task", "all")[1]
+
+
+def test_eval_of_other_tasks_refuses_what_has_no_meaning(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path
+) -> None:
+    status, _, err = run(capsys, "eval", tiny_model, shards, "--task", "time", "--answers", "z")
+    assert status == 2
+    assert "--answers says what distances mean" in err
+
+
 def test_eval_of_the_official_photographs(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, samples_dir: Path
 ) -> None:
@@ -210,6 +232,55 @@ def test_predict_says_the_number(
     assert "uncalibrated" in run(capsys, *arguments)[1]
 
 
+def test_predict_of_other_tasks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path, photo: Path
+) -> None:
+    from depthlm.inference.engine import Answer, Engine
+
+    asked = []
+
+    def ask(self, requests):
+        asked.extend(requests)
+        return [Answer(text := "6.0 m, so 1.5 m/s", r.kind.read(text)) for r in requests]
+
+    monkeypatch.setattr(Engine, "_ask_batch", ask)
+    two = ("predict", tiny_model, photo, "--point", "0,0", "--point", "60,40", "--focal", 50)
+    said = json.loads(run(capsys, *two, "--task", "speed", "--given", 4, "--json")[1])["images"][0]["questions"]
+    assert [(q["points"], q["value"], q["unit"], q["given"]) for q in said] == [
+        ([[0, 0]], 1.5, "m/s", 4),
+        ([[60, 40]], 1.5, "m/s", 4),
+    ]
+    assert "in exactly 4.0 seconds" in asked[0].question
+    said = json.loads(run(capsys, *two, "--task", "between", "--json")[1])["images"][0]["questions"]
+    assert [(q["points"], q["value"]) for q in said] == [([[0, 0], [60, 40]], 6.0)]
+    request = asked[-1]
+    assert "the red arrow and the blue arrow" in request.question
+    assert np.allclose(request.view.transform.inverse(request.uv), [[0, 0], [60, 40]])
+    assert all(request.reference.fits(uv, *request.view.image.size) for uv in request.uv)
+    assert "between 6.00 m" in run(capsys, *two, "--task", "between")[1]
+    assert "no answer to nearer" in run(capsys, *two, "--task", "nearer")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "speed"), "task speed needs --given, a positive number of s"),
+        (("--task", "time", "--given", "-1"), "task time needs --given, a positive number of m/s"),
+        (("--task", "between"), "about 2 points at a time; 1 were given"),
+        (("--given", "3"), "task distance asks without a number of its own"),
+        (("--task", "nearer", "--given", "3"), "task nearer asks without a number of its own"),
+        (("--task", "surface", "--answers", "z"), "--answers says what distances mean"),
+    ],
+)
+def test_predict_of_other_tasks_refuses(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, photo: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    status, out, err = run(capsys, "predict", tiny_model, photo, "--point", "3,3", "--focal", 50, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +292,9 @@ def test_predict_says_the_number(
         ("eval",),
         ("eval", "m"),
         ("eval", "m", "d", "--points", "many"),
-        ("eval", "m", "d", "--task", "speed"),
+        ("eval", "m", "d", "--task", "weight"),
+        ("eval", "m", "d", "--suite", "paper", "--task", "speed"),
+        ("predict", "m", "i", "--point", "1,1", "--task", "weight"),
         ("eval", "m", "d", "--nope"),
         ("synth", "out"),
         ("synth", "out", "--scenes", "0"),

@@ -16,7 +16,7 @@ from depthlm.camera import Camera
 from depthlm.demo import DemoConfig, format_table, run_demo
 from depthlm.demo import pictures as draw
 from depthlm.errors import InputError
-from depthlm.evaluation.metrics import best_constant, is_correct
+from depthlm.metrics import best_constant, is_correct
 from tiny import build_tiny
 
 

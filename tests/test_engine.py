@@ -11,7 +11,7 @@ from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.errors import InputError
-from depthlm.inference.engine import Answer, Engine, convert
+from depthlm.inference.engine import Answer, Engine, Request, convert
 from depthlm.inference.interval import Belief, Leaf, NumberBeam, NumberVocabulary, find_number
 from depthlm.models.loading import LoadedModel, load_model
 from tiny import build_tiny
@@ -177,7 +177,7 @@ def test_one_pixel_image(loaded: LoadedModel) -> None:
 def test_marker_at_the_border_is_padded_into_view(loaded: LoadedModel) -> None:
     engine = Engine(loaded, reference="arrow")
     for request in engine.requests(picture(), camera_for(loaded), POINTS):
-        assert engine.reference.fits(request.uv, request.view.image.width, request.view.image.height)
+        assert engine.reference.fits(request.uv[0], request.view.image.width, request.view.image.height)
         assert np.abs(np.asarray(request.image(), int) - np.asarray(request.view.image, int)).max() > 0
 
 
@@ -274,3 +274,25 @@ def test_convert() -> None:
     np.testing.assert_allclose(convert([2, 2], camera, uv, source="z", target="distance"), 2 * factor)
     np.testing.assert_allclose(convert([2, 2], camera, uv, source="distance", target="z"), 2 / factor)
     np.testing.assert_allclose(convert([2, None], camera, uv, source="z", target="z"), [2, np.nan])
+
+
+def test_a_model_that_tells_z_is_asked_for_it(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(self: Engine, requests: list[Request]) -> list[Answer]:
+        asked.extend(request.question for request in requests)
+        return [Answer("2 m", 2.0, 1.0, 3.0)] * len(requests)
+
+    monkeypatch.setattr(Engine, "_ask_batch", ask)
+    monkeypatch.setattr(loaded.card, "tasks", ["distance", "z"])
+    engine, camera = Engine(loaded), camera_for(loaded)
+    z = engine.measure(picture(), POINTS, camera, wanted="z")
+    assert z.z.tolist() == [2.0] * len(POINTS)
+    assert np.allclose(z.distance, 2 * camera.ray_factor(POINTS))
+    assert np.allclose(z.low, camera.ray_factor(POINTS))
+    assert all("forward backward" in question for question in asked)
+    asked.clear()
+    distance = engine.measure(picture(), POINTS, camera)
+    assert distance.distance.tolist() == [2.0] * len(POINTS)
+    engine.measure(picture(), POINTS, camera, wanted="z", answers="distance")
+    assert not any("forward backward" in question for question in asked)

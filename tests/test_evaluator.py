@@ -17,9 +17,9 @@ from depthlm.camera import Camera
 from depthlm.errors import InputError
 from depthlm.evaluation import evaluator
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
-from depthlm.evaluation.metrics import best_constant
 from depthlm.evaluation.report import format_summary
 from depthlm.inference.engine import Answer, Engine
+from depthlm.metrics import best_constant
 from depthlm.models.card import ModelCard
 from depthlm.sample import Sample
 from depthlm.view import ViewConfig
@@ -53,7 +53,7 @@ class Script:
         script = self
 
         def ask_batch(engine: Engine, requests: Any) -> list[Answer]:
-            from depthlm.inference.numbers import parse_answer
+            from depthlm.tasks.numbers import parse_answer
 
             out = []
             for request in requests:
@@ -131,12 +131,12 @@ def test_files(loaded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert {p.name for p in out.iterdir()} == {"config.json", "points.parquet", "summary.json"}
     rows = pq.read_table(out / "points.parquet").to_pylist()
     assert len(rows) == summary["n"] == 25
-    keys = "image frame u v z distance text answer value low high correct".split()
+    keys = "image frame u v z distance question truth text answer value low high score".split()
     assert list(rows[0]) == keys
     for row in rows:
         factor = CAMERA.ray_factor([row["u"], row["v"]])[0]
         assert row["distance"] == pytest.approx(row["z"] * factor)
-        assert row["value"] == pytest.approx(row["answer"] * factor)
+        assert row["value"] == pytest.approx(float(row["answer"]) * factor)
     needed = (
         "n n_unparsed n_skipped delta1 delta1_ci absrel rmse floor_delta1 label scored answers task reference model"
     )

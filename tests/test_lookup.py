@@ -8,7 +8,7 @@ import pytest
 from depthlm.camera import Camera
 from depthlm.errors import InputError
 from depthlm.evaluation.lookup import lookup_baseline, lookup_features
-from depthlm.evaluation.metrics import best_constant, delta1
+from depthlm.metrics import best_constant, delta1
 
 
 def draw(rng: np.random.Generator, images: int, per_image: int) -> tuple[np.ndarray, np.ndarray]:

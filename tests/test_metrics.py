@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from depthlm.errors import InputError
-from depthlm.evaluation.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct, rmse
 from depthlm.evaluation.points import choose_points
+from depthlm.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct, rmse
 
 NAN = float("nan")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from depthlm.inference.numbers import parse_answer
+from depthlm.tasks.numbers import parse_answer
 
 
 @pytest.mark.parametrize(

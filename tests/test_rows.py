@@ -10,13 +10,17 @@ from PIL import Image
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
 from depthlm.models.loading import load_model
-from depthlm.tasks import QA
+from depthlm.tasks import Question
 from depthlm.training.loss import answer_loss
-from depthlm.training.rows import collate_rows, encode_row, word_token, prefix_positions
+from depthlm.training.rows import collate_rows, encode_row, prefix_positions, word_token
 from tiny import build_tiny
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "pixtral")
-QUESTIONS = [QA("How far is (1, 2)?", "1.23"), QA("How far is the point at (12, 700)?", "45.60"), QA("far?", "0.07")]
+QUESTIONS = [
+    Question("How far is (1, 2)?", "1.23", 1.23),
+    Question("How far is the point at (12, 700)?", "45.60", 45.6),
+    Question("far?", "0.07", 0.07),
+]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -61,7 +65,7 @@ def test_rows_of_unequal_size_do_not_disturb_each_other(tiny):
 def test_one_question_is_the_conversation_the_processor_encodes(tiny):
     image = picture(2, 3, tiny.processor.grid)
     row = encode_row(tiny.processor, image, QUESTIONS[:1])
-    encoded = tiny.processor.encode([image], QUESTIONS[0].question, QUESTIONS[0].answer)
+    encoded = tiny.processor.encode([image], QUESTIONS[0].text, QUESTIONS[0].answer)
     batch = collate_rows(tiny.processor, [row])
     assert torch.equal(batch["input_ids"][0], encoded.input_ids)
     assert torch.equal(batch["labels"][0], encoded.labels)

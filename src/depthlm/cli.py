@@ -36,7 +36,9 @@ Reference = Annotated[
     str | None, typer.Option(help="arrow, square, cross, text, text-pixels; default: the model's own.")
 ]
 Quantity = Literal["distance", "z"]
-Task = Annotated[Quantity, typer.Option(help="What is asked and scored: distance from the camera, or z.")]
+ALL_TASKS = "all"
+_TASK_HELP = "What is asked: distance, z, speed, time, between, nearer, surface, colour, where"
+Task = Annotated[str, typer.Option(help=f"{_TASK_HELP}.")]
 Answers = Annotated[Quantity | None, typer.Option(help="What the answers mean; default: what depthlm.json says.")]
 Label = Annotated[Quantity | None, typer.Option(help="What the numbers of a .jsonl mean.")]
 Images = Annotated[Path | None, typer.Option(help="Folder that a .jsonl's image paths are relative to.")]
@@ -227,7 +229,7 @@ def evaluate_(
     label: Label = None,
     points: Annotated[int, typer.Option(min=1, help="Points chosen over all images of a data set.")] = 8192,
     reference: Reference = None,
-    task: Task = "distance",
+    task: Annotated[str, typer.Option(help=f"{_TASK_HELP}; all: what the model was trained on.")] = "distance",
     answers: Answers = None,
     read: Read = None,
     skip_bad: SkipBad = False,
@@ -246,14 +248,20 @@ def evaluate_(
             raise InputError(f"{path}: a .jsonl does not say what its depths mean; give --label z or --label distance")
     if out is not None:
         _require_writable(out)
+    from depthlm.tasks import get_task
+
+    if task != ALL_TASKS:
+        get_task(task)
     from depthlm.data import open_data
     from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
-    from depthlm.evaluation.report import format_suite, format_summary
+    from depthlm.evaluation.report import format_suite, format_summary, format_tasks
     from depthlm.evaluation.suites import get_suite, run_suite
 
     asked: dict[str, Any] = {"reference": reference, "task": task, "answers": answers, "points": points, "seed": seed}
     asked |= {"batch": batch, "intervals": intervals, "read": read}
     if suite is not None:
+        if task not in ("distance", "z"):
+            raise InputError(f"--suite asks for distance or z; task {task} has no published protocol")
         protocol = get_suite(suite)
         if len(data) != 1:
             raise InputError("--suite takes one folder, which holds the downloads as folders named after the sets")
@@ -274,15 +282,23 @@ def evaluate_(
         for line in samples.skipped:
             print(f"skipped {line}", file=sys.stderr)
     loaded = _load(model, device, dtype, revision)
+    tasks = loaded.card.tasks if task == ALL_TASKS else [task]
+    configs = [EvaluationConfig(**asked | {"task": name}) for name in tasks]
     runs: list[dict[str, Any]] = []
     for path, samples in zip(data, sets, strict=True):
-        config = EvaluationConfig(**asked, label=label if label is not None and path.suffix == ".jsonl" else "z")
-        folder = out if out is None or len(data) == 1 else out / f"{len(runs):02d}-{path.stem}"
-        with _progress(path.name) as progress:
-            runs.append(
-                evaluate(loaded, samples, config, model_name=model, data_name=str(path), out=folder, progress=progress)
-            )
-    _emit(runs[0] if len(runs) == 1 else {"runs": runs}, as_json, "\n\n".join(format_summary(run) for run in runs))
+        for config in configs:
+            config.label = label if label is not None and path.suffix == ".jsonl" else "z"
+            folder = out if out is None or len(data) == 1 else out / f"{len(runs) // len(configs):02d}-{path.stem}"
+            if folder is not None and task == ALL_TASKS:
+                folder /= config.task
+            with _progress(f"{path.name} {config.task}") as progress:
+                runs.append(
+                    evaluate(
+                        loaded, samples, config, model_name=model, data_name=str(path), out=folder, progress=progress
+                    )
+                )
+    text = format_tasks(runs) if task == ALL_TASKS else "\n\n".join(format_summary(run) for run in runs)
+    _emit(runs[0] if len(runs) == 1 and task != ALL_TASKS else {"runs": runs}, as_json, text)
 
 
 @app.command()
@@ -291,6 +307,9 @@ def predict(
     image: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
     point: Annotated[list[str], typer.Option("--point", metavar="U,V", help="Pixel to measure; repeat for more.")],
     task: Task = "distance",
+    given: Annotated[
+        float | None, typer.Option(help="The number a question states: seconds for speed, m/s for time.")
+    ] = None,
     focal: Annotated[float | None, typer.Option(help="Focal length, pixels.")] = None,
     fov: Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")] = None,
     camera: Annotated[Path | None, typer.Option(help="Camera file: ours, ROS camera_info, COLMAP cameras.txt.")] = None,
@@ -308,14 +327,17 @@ def predict(
 ) -> None:
     """Measure points in pictures; says which camera was used, and why."""
     from depthlm.inference.predict import format_prediction, predict_image, read_photo
+    from depthlm.tasks import get_task
 
+    get_task(task)
     uv = [_parse_point(text) for text in point]
     cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera}
     cameras |= {"estimator": camera_from, "assume_fov": assume_fov}
     photos = [read_photo(path, uv, **cameras) for path in image]
     loaded = _load(model, device, dtype, revision)
     results = [
-        predict_image(loaded, photo, task=task, reference=reference, answers=answers, read=read) for photo in photos
+        predict_image(loaded, photo, task=task, given=given, reference=reference, answers=answers, read=read)
+        for photo in photos
     ]
     text = "\n".join(format_prediction(result) for result in results)
     _emit({"model": model, "task": task, "images": results}, as_json, text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from depthlm.errors import InputError
+from depthlm.reference.marker import COLOURS as MARKER_COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ _RELEASED_FORMAT = (
     " in <answer> </answer> tags."
 )
 _RELEASED_ANSWER = (
-    "<think> The point is around {value:.2f} meters away from the camera. </think>\n\n<answer> {value:.2f} </answer>"
+    "<think> The point is around {value} meters away from the camera. </think>\n\n<answer> {value} </answer>"
 )
 
 
@@ -41,9 +42,11 @@ class Prompt:
     """One way to ask for a distance and to answer it.
 
     system: text of the system turn, or None to send none. questions: template by reference name or kind.
-    answer: template of the trained answer, {value} in metres. pointers: how other questions name the point, by kind.
-    per_decade: None for {value} as a float; n for the nearest of n numbers per decade, evenly spaced in ratio, as a
-    string of two significant digits ("0.46", "2.4", "12").
+    answer: template of the trained answer, {value} in metres. language: in which tasks other than distance are asked
+    (tasks/); None where the prompt has words for distances alone. pointers: how those questions name a point, by kind
+    ("markers" where there are several, told apart by {colour}). introduction: what they begin with, by kind.
+    per_decade: None for numbers of two decimals; n for the nearest of n numbers per decade, evenly spaced in ratio, as
+    a string of two significant digits ("0.46", "2.4", "12").
     source: where the words come from.
     """
 
@@ -51,7 +54,15 @@ class Prompt:
     questions: Mapping[str, str]
     answer: str
     system: str | None = None
-    pointers: Mapping[str, str] = field(default_factory=lambda: {"marker": "the red {marker}", "text": "({x}, {y})"})
+    language: str | None = None
+    pointers: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "marker": "the red {marker}",
+            "markers": "the {colour} {marker}",
+            "text": "({x}, {y})",
+        }
+    )
+    introduction: Mapping[str, str] = field(default_factory=dict)
     per_decade: int | None = None
     source: str = field(default="ours", compare=False)
 
@@ -77,14 +88,23 @@ class Prompt:
             )
         return self._fill(template, reference, uv, camera)
 
-    def pointer(self, reference: Reference, uv: ArrayLike, camera: Camera) -> str:
-        """The words that point at uv [2] in a question other than the distance question."""
-        return self._fill(self.pointers[reference.kind], reference, uv, camera)
+    def pointer(self, reference: Reference, uv: ArrayLike, camera: Camera, mark: int | None = None) -> str:
+        """The words that point at uv [2] in a question other than the distance question.
 
-    def _fill(self, template: str, reference: Reference, uv: ArrayLike, camera: Camera) -> str:
+        mark: which of several markers it is; None where there is one.
+        """
+        several = reference.kind == "marker" and mark is not None
+        return self._fill(self.pointers["markers" if several else reference.kind], reference, uv, camera, mark or 0)
+
+    def introduce(self, reference: Reference, camera: Camera) -> str:
+        """What a question other than the distance question begins with."""
+        return self._fill(self.introduction.get(reference.kind, ""), reference, (0, 0), camera)
+
+    def _fill(self, template: str, reference: Reference, uv: ArrayLike, camera: Camera, mark: int = 0) -> str:
         x, y = reference.coordinates(uv, camera.width, camera.height) if reference.kind == "text" else (None, None)
         return template.format(
             marker=reference.name,
+            colour=MARKER_COLOURS[mark][0],
             x=x,
             y=y,
             range=reference.coordinate_range,
@@ -96,12 +116,16 @@ class Prompt:
             cy=camera.cy,
         )
 
+    def number(self, value: float) -> str:
+        """A positive number as this prompt's answers write it."""
+        if self.per_decade is None:
+            return f"{value:.2f}"
+        step = round(math.log10(value) * self.per_decade)
+        return significant(10 ** (step / self.per_decade), 2)
+
     def format_answer(self, metres: float) -> str:
         """The text a model is trained to answer with."""
-        if self.per_decade is None:
-            return self.answer.format(value=metres)
-        step = round(math.log10(metres) * self.per_decade)
-        return self.answer.format(value=significant(10 ** (step / self.per_decade), 2))
+        return self.answer.format(value=self.number(metres))
 
     def _template(self, reference: Reference) -> str | None:
         if reference.name in self.questions:
@@ -136,7 +160,7 @@ VLM3_PAPER = Prompt(
         "text": "How far is the pixel at ({x}, {y}) from the camera? Both x and y are normalized to between"
         " [0, {range}).",
     },
-    answer="{value:.2f} meters",
+    answer="{value} meters",
     source="VLM3's paper, vlm3.md 1.4",
 )
 
@@ -149,7 +173,9 @@ DEPTHLM = Prompt(
         " the camera? ({x}, {y})",
         "text-pixels": "Points are (x, y) in pixels. How many meters is this point from the camera? ({x}, {y})",
     },
-    answer="<answer>{value:.2f}</answer>",
+    answer="<answer>{value}</answer>",
+    language="english",
+    introduction={"text": "Points are (x, y), each normalized to [0, {range}) over the image. "},
 )
 
 INTRINSICS = Prompt(
@@ -169,7 +195,7 @@ TEXT_PIXELS = Prompt(
         "text-pixels": "Given this image of size (width = {width}, height = {height}), how far is the pixel at"
         " ({x}, {y}) from the camera?",
     },
-    answer="The point is around {value:.2f} meters away from the camera.",
+    answer="The point is around {value} meters away from the camera.",
     source="the text reference that lost to the marker in the paper, paper.md 1.1",
 )
 
@@ -179,7 +205,8 @@ TEXT_PIXELS = Prompt(
 NANO = Prompt(
     name="nano",
     questions={"marker": "distance at the {marker}", "text": "distance at x{x} y{y}"},
-    pointers={"marker": "the {marker}", "text": "x{x} y{y}"},
+    language="nano",
+    pointers={"marker": "the {marker}", "markers": "the {colour} {marker}", "text": "x{x} y{y}"},
     answer="{value}",
     per_decade=24,
 )

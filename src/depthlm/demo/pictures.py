@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from depthlm.camera import resize_uv
-from depthlm.evaluation.metrics import DELTA1_RATIO
+from depthlm.metrics import DELTA1_RATIO
 from depthlm.pointcloud import PointCloud
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from depthlm.demo.show import draw_all
 from depthlm.errors import InputError
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 from depthlm.evaluation.lookup import lookup_baseline, lookup_features
-from depthlm.evaluation.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct
+from depthlm.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct
 from depthlm.models.loading import load_model
 from depthlm.synth.generate import synth_rendered, synth_samples
 

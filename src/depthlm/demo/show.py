@@ -10,8 +10,8 @@ from PIL import Image
 from depthlm.demo import pictures as draw
 from depthlm.demo.page import Pictures, Talk
 from depthlm.demo.rooms import SIZE, as_seen, larger, nearest_z
-from depthlm.evaluation.metrics import delta1
 from depthlm.inference.engine import Engine
+from depthlm.metrics import delta1
 from depthlm.pointcloud import PointCloud
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _talk(engine: Engine, sample: Sample, room: Rendered) -> Talk:
     kind = "by coordinates" if engine.reference.kind == "text" else f"by a red {engine.reference.name}"
     seen = request.image()
     if engine.reference.kind == "marker":
-        big = draw.with_inset(seen, request.uv, scale=3)
+        big = draw.with_inset(seen, request.uv[0], scale=3)
     else:
         big = seen.resize((seen.width * 3, seen.height * 3), Image.Resampling.NEAREST)
     return Talk(f"Pointing {kind}", big, request.question, answer.text, float(sample.distance[0]))

@@ -14,20 +14,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.evaluation.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct, rmse
 from depthlm.evaluation.points import choose_points
-from depthlm.inference.engine import Engine, convert
+from depthlm.inference.engine import Engine, convert, question_for
+from depthlm.metrics import absrel, bootstrap_interval, rmse
+from depthlm.tasks import get_task
+from depthlm.tasks.answers import Number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from depthlm.inference.engine import Quantity
+    from depthlm.inference.engine import Answer, Quantity
+    from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
-    from depthlm.sample import Samples
+    from depthlm.sample import Sample, Samples
+    from depthlm.tasks import Question, Task
+    from depthlm.tasks.answers import AnswerKind
 
 PART_POINTS = 256  # what an interruption can cost
+# What only a number has, so that every summary has the same keys.
+_NUMBER_KEYS = (
+    "delta1", "delta1_ci", "absrel", "rmse", "floor_delta1", "floor_constant", "interval_coverage", "scored"
+)  # fmt: skip
 _CONFIG, _POINTS, _SUMMARY, _PARTS = "config.json", "points.parquet", "summary.json", "parts"
 
 
@@ -37,8 +46,9 @@ class EvaluationConfig:
 
     reference: str | None = None
     """How points are referred to; None takes the model's preferred reference."""
-    task: Quantity = "distance"
-    """What is scored: distance from the camera centre, or z along the principal axis."""
+    task: str = "distance"
+    """What is asked and scored: a name in tasks.TASKS. A model that was not trained to tell z has its distances turned
+    into z, and the other way round."""
     answers: Quantity | None = None
     """What the model's answers mean; None takes the label of its depthlm.json."""
     label: Quantity = "z"
@@ -51,14 +61,16 @@ class EvaluationConfig:
     """Questions per forward pass."""
     intervals: bool = True
     """Whether the uncalibrated interval of each answer is computed."""
-
     read: str | None = None
     """Which number of the model's belief is its answer; None takes what its depthlm.json says."""
 
     def __post_init__(self) -> None:
-        for name, value in (("task", self.task), ("answers", self.answers), ("label", self.label)):
+        get_task(self.task)
+        for name, value in (("answers", self.answers), ("label", self.label)):
             if value not in ("distance", "z") and not (name == "answers" and value is None):
                 raise InputError(f"--{name} is {value!r}; choose distance or z")
+        if self.answers is not None and self.task not in ("distance", "z"):
+            raise InputError(f"--answers says what distances mean; task {self.task} has none, leave it out")
 
 
 def evaluate(
@@ -81,8 +93,8 @@ def evaluate(
     engine = Engine(
         loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read
     )
-    answers: Quantity = config.answers or loaded.card.label
-    counts, digest = _survey(data)
+    plan = _Plan.of(config, loaded.card)
+    counts, digest = _survey(data, plan.task)
     chosen = choose_points(counts, config.points, config.seed)
     settings = {
         "model": model_name or str(loaded.path),
@@ -93,7 +105,8 @@ def evaluate(
         "reference": engine.reference.name,
         "read": engine.read,
         "task": config.task,
-        "answers": answers,
+        "asked": plan.task.name,
+        "answers": plan.answers,
         "label": config.label,
         "points": config.points,
         "seed": config.seed,
@@ -111,7 +124,7 @@ def evaluate(
         if records is None:
             records = []
             for block in _blocks(rows, max(4 * config.batch, 32)):
-                records += _ask_block(engine, data, block, answers, config.task)
+                records += _ask_block(engine, data, block, plan, config.seed)
                 if progress is not None:
                     progress(start + len(records), len(chosen))
             if part is not None:
@@ -119,9 +132,11 @@ def evaluate(
         elif progress is not None:
             progress(start + len(records), len(chosen))
         table += records
-    summary = summarise(table, config) | {
+    summary = summarise(table, config, plan.task.answer) | {
         "n_skipped": len(getattr(data, "skipped", [])),
-        "answers": answers,
+        "asked": plan.task.name,
+        "trained": plan.task.name in loaded.card.tasks,
+        "answers": plan.answers,
         "reference": engine.reference.name,
         "read": engine.read,
         "model": settings["model"],
@@ -134,74 +149,126 @@ def evaluate(
     return summary
 
 
-def summarise(table: list[dict[str, Any]], config: EvaluationConfig) -> dict[str, Any]:
-    """Per-point records -> figures. delta1 counts every point asked; absrel and rmse the answered ones."""
-    value = np.array([np.nan if r["value"] is None else r["value"] for r in table])
-    truth = np.array([r[config.task] for r in table])
-    image = np.array([r["image"] for r in table])
-    constant, floor = best_constant(truth)
-    low, high = bootstrap_interval(is_correct(value, truth), image, seed=config.seed)
-    covered = [r["low"] <= g <= r["high"] for r, g in zip(table, truth, strict=True) if r["low"] is not None]
-    return {
-        "n": len(table),
-        "n_unparsed": int(np.isnan(value).sum()),
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is asked for a task. answers, target: what distances mean and what they are turned into, or None."""
+
+    task: Task
+    answers: Quantity | None = None
+    target: Quantity | None = None
+
+    @classmethod
+    def of(cls, config: EvaluationConfig, card: ModelCard) -> _Plan:
+        if config.task not in ("distance", "z"):
+            return cls(get_task(config.task))
+        wanted: Quantity = "z" if config.task == "z" else "distance"
+        if question_for(wanted, card, config.answers) == "z":
+            return cls(get_task("z"))
+        return cls(get_task("distance"), config.answers or card.label, wanted)
+
+
+def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: AnswerKind) -> dict[str, Any]:
+    """Per-question records -> figures. The score counts every question; absrel and rmse the answered ones."""
+    asked = [r for r in table if r["question"] is not None]
+    if not asked:
+        raise InputError(f"the data holds nothing that task {config.task} can ask about")
+    truth = [json.loads(r["truth"]) for r in asked]
+    is_number = isinstance(kind, Number)
+    value = [r["value"] if is_number else json.loads(r["answer"]) for r in asked]
+    image = np.array([r["image"] for r in asked])
+    floor = kind.floor(truth)
+    score = kind.scores(value, truth)
+    low, high = bootstrap_interval(score, image, seed=config.seed)
+    floor_score = float(kind.scores([floor] * len(truth), truth).mean())
+    summary: dict[str, Any] = {
+        "n": len(asked),
+        "n_unparsed": sum(v is None for v in value),
+        "n_unasked": len(table) - len(asked),
         "images": len(np.unique(image)),
-        "delta1": delta1(value, truth),
-        "delta1_ci": [low, high],
-        "absrel": absrel(value, truth),
-        "rmse": rmse(value, truth),
-        "floor_delta1": floor,
-        "floor_constant": constant,
-        "interval_coverage": float(np.mean(covered)) if covered else None,
-        "label": config.label,
-        "scored": config.task,
         "task": config.task,
+        "metric": kind.metric,
+        "unit": kind.unit,
+        "score": float(score.mean()),
+        "score_ci": [low, high],
+        "floor_score": floor_score,
+        "floor_answer": floor,
+        "label": config.label,
         "points": config.points,
         "seed": config.seed,
+    }
+    if not is_number:
+        return summary | dict.fromkeys(_NUMBER_KEYS)
+    said = np.array([np.nan if v is None else v for v in value])
+    covered = [r["low"] <= g <= r["high"] for r, g in zip(asked, truth, strict=True) if r["low"] is not None]
+    return summary | {
+        "delta1": summary["score"],
+        "delta1_ci": [low, high],
+        "absrel": absrel(said, truth),
+        "rmse": rmse(said, truth),
+        "floor_delta1": floor_score,
+        "floor_constant": floor,
+        "interval_coverage": float(np.mean(covered)) if covered else None,
+        "scored": config.task,
     }
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------
 
 
-def _ask_block(
-    engine: Engine, data: Samples, rows: NDArray[np.int64], answers: Quantity, task: Quantity
-) -> list[dict[str, Any]]:
-    """Records of the points in rows [n, 2] (image, point), in that order."""
-    requests, groups = [], []
+def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Plan, seed: int) -> list[dict[str, Any]]:
+    """Records of the questions rows [n, 2] (image, point), in that order."""
+    requests, asked = [], []
     for image in np.unique(rows[:, 0]):
         sample = data[int(image)]
-        points = rows[rows[:, 0] == image, 1]
-        requests += engine.requests(sample.load_image(), sample.camera, sample.uv[points])
-        groups.append((int(image), sample, points))
+        points = rows[rows[:, 0] == image, 1].tolist()
+        groups = [(point,) for point in points]
+        views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups)
+        for point, view in zip(points, views, strict=True):
+            context = engine.context(view, point, seed=(seed, int(image), point), surface=sample.surface)
+            question = plan.task.ask(context)
+            if question is not None:
+                requests.append(engine.request(context, question.text, question.points, plan.task.answer))
+            asked.append((int(image), sample, point, question))
     replies = iter(engine.ask(requests))
-    records: list[dict[str, Any]] = []
-    for image, sample, points in groups:
-        said = [next(replies) for _ in points]
-        uv, z, distance = sample.uv[points], sample.z[points], sample.distance[points]
-        value, low, high = (
-            convert([getattr(a, name) for a in said], sample.camera, uv, source=answers, target=task)
-            for name in ("value", "low", "high")
-        )
-        correct = is_correct(value, distance if task == "distance" else z)
-        records += [
-            {
-                "image": image,
-                "frame": sample.frame,
-                "u": float(uv[i, 0]),
-                "v": float(uv[i, 1]),
-                "z": float(z[i]),
-                "distance": float(distance[i]),
-                "text": said[i].text,
-                "answer": said[i].value,
-                "value": _number(value[i]),
-                "low": _number(low[i]),
-                "high": _number(high[i]),
-                "correct": bool(correct[i]),
-            }
-            for i in range(len(points))
+    return [
+        _record(image, sample, point, question, None if question is None else next(replies), plan)
+        for image, sample, point, question in asked
+    ]
+
+
+def _record(
+    image: int, sample: Sample, point: int, question: Question | None, reply: Answer | None, plan: _Plan
+) -> dict[str, Any]:
+    """One row of points.parquet; `question` is None where the point lacks what the task needs."""
+    record: dict[str, Any] = {
+        "image": image,
+        "frame": sample.frame,
+        "u": float(sample.uv[point, 0]),
+        "v": float(sample.uv[point, 1]),
+        "z": float(sample.z[point]),
+        "distance": float(sample.distance[point]),
+    } | dict.fromkeys(("question", "truth", "text", "answer", "value", "low", "high", "score"))
+    if question is None or reply is None:
+        return record
+    numbers = [reply.value if isinstance(plan.task.answer, Number) else None, reply.low, reply.high]
+    truth = question.truth
+    if plan.answers is not None and plan.target is not None:
+        numbers = [
+            _number(n)
+            for n in convert(numbers, sample.camera, sample.uv[[point] * 3], source=plan.answers, target=plan.target)
         ]
-    return records
+        truth = record[plan.target]
+    said = numbers[0] if isinstance(plan.task.answer, Number) else reply.value
+    return record | {
+        "question": question.text,
+        "truth": json.dumps(truth),
+        "text": reply.text,
+        "answer": json.dumps(reply.value),
+        "value": numbers[0],
+        "low": numbers[1],
+        "high": numbers[2],
+        "score": float(plan.task.answer.scores([said], [truth])[0]),
+    }
 
 
 def _blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
@@ -217,12 +284,12 @@ def _number(value: float) -> float | None:
 # --- identity of a run ----------------------------------------------------------------------------------------------
 
 
-def _survey(data: Samples) -> tuple[list[int], str]:
-    """Labelled points per image, and a digest of images, cameras and labels."""
+def _survey(data: Samples, task: Task) -> tuple[list[int], str]:
+    """Questions per image, and a digest of images, cameras and labels."""
     counts, digest = [], hashlib.sha256()
     for i in range(len(data)):
         sample = data[i]
-        counts.append(len(sample))
+        counts.append(task.count(sample))
         digest.update(json.dumps(sample.camera.to_dict()).encode())
         digest.update(sample.uv.tobytes() + sample.z.tobytes() + hashlib.sha256(sample.image).digest())
     return counts, digest.hexdigest()[:16]
@@ -281,9 +348,8 @@ def _write_table(records: list[dict[str, Any]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"image": pa.int64(), "frame": pa.string(), "text": pa.string(), "correct": pa.bool_()}
-    names = ("image", "frame", "u", "v", "z", "distance", "text", "answer", "value", "low", "high", "correct")
-    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in names])
+    kinds = {"image": pa.int64(), **dict.fromkeys(("frame", "question", "truth", "text", "answer"), pa.string())}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     pq.write_table(pa.Table.from_pylist(records, schema), temporary)
     temporary.replace(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.evaluation.metrics import best_constant, is_correct
+from depthlm.metrics import best_constant, is_correct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

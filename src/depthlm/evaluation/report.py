@@ -7,25 +7,49 @@ from typing import Any
 
 def format_summary(summary: dict[str, Any]) -> str:
     """A few lines: what was asked, delta1 with its interval beside the best constant, errors, failures."""
-    low, high = summary["delta1_ci"]
+    low, high = summary["score_ci"]
     interval = "one image, no interval" if low is None else f"95 % interval {low:.3f} to {high:.3f} over images"
+    floor, unit = summary["floor_answer"], summary["unit"]
     lines = [
         f"{summary['model']} on {summary['data']}",
-        f"  asked      {summary['n']} points on {summary['images']} images, reference {summary['reference']}",
-        f"  scored     {summary['scored']} (answers mean {summary['answers']}, data labels {summary['label']})",
+        f"  asked      {summary['n']} questions on {summary['images']} images, reference {summary['reference']}",
+        f"  scored     {_scored(summary)}",
         f"  read       {summary['read']} of the model's belief",
-        f"  delta1     {_figure(summary['delta1'])}  ({interval})",
-        f"  constant   {_figure(summary['floor_delta1'])}  (the best single answer, {summary['floor_constant']:.2f} m)",
-        f"  absrel     {_figure(summary['absrel'])}",
-        f"  rmse       {_figure(summary['rmse'])} m",
-        f"  unparsed   {summary['n_unparsed']} (counted as wrong)",
+        f"  {summary['metric']:<9}  {_figure(summary['score'])}  ({interval})",
+        f"  constant   {_figure(summary['floor_score'])}  (the best single answer, {_short(floor)} {unit}".rstrip()
+        + ")",
     ]
+    if summary["absrel"] is not None:
+        lines += [f"  absrel     {_figure(summary['absrel'])}", f"  rmse       {_figure(summary['rmse'])} {unit}"]
+    lines.append(f"  unparsed   {summary['n_unparsed']} (counted as wrong)")
+    if summary["n_unasked"]:
+        lines.append(f"  unasked    {summary['n_unasked']} points that lack what the task needs")
+    if not summary["trained"]:
+        lines.append(f"  note       this model was not trained to answer {summary['asked']} questions")
     if summary["n_skipped"]:
         lines.append(f"  skipped    {summary['n_skipped']} bad rows")
     if summary["interval_coverage"] is not None:
         lines.append(
             f"  interval   {summary['interval_coverage']:.0%} of the truths lie in the model's own 16-84 % interval"
             " (uncalibrated)"
+        )
+    return "\n".join(lines)
+
+
+def format_tasks(runs: list[dict[str, Any]]) -> str:
+    """One line for each task, set after set."""
+    lines = []
+    for number, run in enumerate(runs):
+        if number == 0 or run["data"] != runs[number - 1]["data"]:
+            lines.append(f"{run['model']} on {run['data']}, reference {run['reference']}")
+            lines.append(
+                f"  {'task':<12} {'n':>6} {'metric':<9} {'score':>6} {'95 %':>15} {'constant':>9} {'unparsed':>9}"
+            )
+        low, high = run["score_ci"]
+        interval = "-" if low is None else f"{low:.3f} - {high:.3f}"
+        lines.append(
+            f"  {run['task']:<12} {run['n']:>6} {run['metric']:<9} {_figure(run['score']):>6} {interval:>15} "
+            f"{_figure(run['floor_score']):>9} {run['n_unparsed']:>9}"
         )
     return "\n".join(lines)
 
@@ -50,6 +74,17 @@ def format_suite(result: dict[str, Any]) -> str:
     lines += [f"  {name:<14} absent" for name in result["absent"]]
     lines.append(f"  mean delta1 of the {len(result['runs'])} sets present: {result['mean_delta1']:.3f}")
     return "\n".join(lines)
+
+
+def _scored(summary: dict[str, Any]) -> str:
+    """What is scored, and what was made of the answers on the way."""
+    if summary["answers"] is None:
+        return f"{summary['task']} (data labels {summary['label']})"
+    return f"{summary['task']} (answers mean {summary['answers']}, data labels {summary['label']})"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _figure(value: float | None) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from depthlm.errors import InputError
 from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, NumberVocabulary, find_number
-from depthlm.inference.numbers import Reading, read_answer
 from depthlm.models.card import READINGS
 from depthlm.prompts import PROMPTS
-from depthlm.reference import get_reference
+from depthlm.reference import draw_marks, get_reference
+from depthlm.tasks import Context, Subject, get_task
+from depthlm.tasks.answers import METRES
 from depthlm.view import View, make_view
 
 if TYPE_CHECKING:
@@ -22,40 +23,44 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from depthlm.camera import Camera
+    from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
     from depthlm.reference import Reference
+    from depthlm.tasks.answers import AnswerKind
+    from depthlm.tasks.numbers import Reading
 
 Quantity = Literal["distance", "z"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One question about one point of a view; uv: [2] pixels of the view.
+    """One question about a view; uv: [K, 2] the pixels of the view that it is about, in the order it names them.
 
     The requests about one image share their View object (but for points that needed padding), so that an engine may
-    share the work on it: with text coordinates they differ in the question alone.
+    share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
     """
 
     view: View
     uv: NDArray[np.float64]
     question: str
     reference: Reference
+    kind: AnswerKind = METRES
 
     def image(self) -> Image.Image:
-        """What the model sees: the view, with the marker drawn when the reference is one."""
-        return self.reference.draw(self.view.image, self.uv)
+        """What the model sees: the view with its markers drawn."""
+        return draw_marks(self.reference, self.view.image, self.uv)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, and the number it means, metres in the meaning of its `depthlm.json` (None: no number).
+    """What the model said, and the value it means in the terms of the request's kind (None: it states none).
 
-    low, high: 16 % and 84 % quantiles of the model's own, uncalibrated belief; mass: its probability that a number
-    comes at all. All three None when unknown.
+    A length is metres in the meaning of the model's `depthlm.json`. low, high: 16 % and 84 % quantiles of the model's
+    own, uncalibrated belief about a number; mass: its probability that a number comes at all. None when unknown.
     """
 
     text: str
-    value: float | None
+    value: Any | None
     low: float | None = None
     high: float | None = None
     mass: float | None = None
@@ -113,26 +118,61 @@ class Engine:
                 f"{loaded.path}: prompt {self.prompt.name!r} has no question for reference {self.reference.name!r}; "
                 f"this model was trained with {', '.join(card.references)}"
             )
+        self.text = get_reference("text", card.coordinate_range, card.rounding, card.half_pixel)
         self.view_config = loaded.view_config
         self._vocabulary: NumberVocabulary | None = None
 
     # --- from points to questions -----------------------------------------------------------------------------------
 
-    def requests(self, image: Image.Image, camera: Camera, uv: ArrayLike) -> list[Request]:
-        """One request per point. uv: [N, 2] pixels of `image`, whose camera is given.
+    def requests(
+        self, image: Image.Image, camera: Camera, uv: ArrayLike, *, ask: Quantity = "distance"
+    ) -> list[Request]:
+        """One request per point. uv: [N, 2] pixels of `image`, whose camera is given. ask: which question.
 
         All points share one view; a point whose marker does not fit there gets a view of its own, padded until it does.
         """
-        points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
-        shared = make_view(image, camera, points, config=self.view_config)
+        task = get_task(ask)
         made = []
-        for i in range(len(points)):
-            view, at = shared, shared.uv[i]
-            if not self.reference.fits(at, view.image.width, view.image.height):
-                view = make_view(image, camera, points[i], config=self.view_config, margin=self.reference.margin)
-                at = view.uv[0]
-            made.append(Request(view, at, self.prompt.question(self.reference, at, view.camera), self.reference))
+        for row, view in enumerate(self.views(image, camera, uv)):
+            context, subject = self.context(view, row), Subject((row,))
+            made.append(self.request(context, task.question(context, subject), subject.points, task.answer))
         return made
+
+    def views(
+        self,
+        image: Image.Image,
+        camera: Camera,
+        uv: ArrayLike,
+        z: ArrayLike | None = None,
+        groups: Sequence[tuple[int, ...]] | None = None,
+    ) -> list[View]:
+        """For each group of rows of uv (default: each row) a view on which their markers fit; each holds all of uv.
+
+        uv: [N, 2] pixels of `image`. z: [N] metres, or None.
+        """
+        points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
+        shared = make_view(image, camera, points, z, config=self.view_config)
+        made = []
+        for group in [(row,) for row in range(len(points))] if groups is None else groups:
+            rows, view = list(group), shared
+            if not all(self.reference.fits(at, *shared.image.size) for at in shared.uv[rows]):
+                padded = make_view(image, camera, points[rows], config=self.view_config, margin=self.reference.margin)
+                view = replace(padded, uv=padded.transform.forward(points), z=shared.z, index=shared.index)
+            made.append(view)
+        return made
+
+    def context(
+        self, view: View, point: int, *, seed: Sequence[int] = (0,), surface: tuple[str, ...] | None = None
+    ) -> Context:
+        """What a task asks about a row of view.uv, as this model is asked."""
+        return Context(
+            view=view, point=point, reference=self.reference, prompt=self.prompt, label=self.loaded.card.label,
+            rng=np.random.default_rng(seed), text=self.text, surface=surface,
+        )  # fmt: skip
+
+    def request(self, context: Context, question: str, points: Sequence[int], kind: AnswerKind) -> Request:
+        """The question about these rows of the context's view."""
+        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind)
 
     # --- from questions to answers ----------------------------------------------------------------------------------
 
@@ -147,12 +187,23 @@ class Engine:
         return answers
 
     def measure(
-        self, image: Image.Image, uv: ArrayLike, camera: Camera, *, answers: Quantity | None = None
+        self,
+        image: Image.Image,
+        uv: ArrayLike,
+        camera: Camera,
+        *,
+        answers: Quantity | None = None,
+        wanted: Quantity = "distance",
     ) -> Measurement:
-        """Measure points [N, 2] of an image. answers: what the model's numbers mean, default what its card says."""
+        """Measure points [N, 2] of an image.
+
+        answers: what the model's numbers mean, default what its card says. wanted: which quantity matters; a model
+        that was trained to tell z is asked for it then, and its z turned into a distance in place of the other way.
+        """
         points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
-        replies = self.ask(self.requests(image, camera, points))
-        meaning = answers or self.loaded.card.label
+        ask = question_for(wanted, self.loaded.card, answers)
+        replies = self.ask(self.requests(image, camera, points, ask=ask))
+        meaning = "z" if ask == "z" else answers or self.loaded.card.label
 
         def column(name: str, quantity: Quantity) -> NDArray[np.float64]:
             raw = [getattr(reply, name) for reply in replies]
@@ -191,16 +242,16 @@ class Engine:
             )
             ids = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
             texts = [processor.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
-            readings = [read_answer(text) for text in texts]
+            readings = [r.kind.locate(text) for r, text in zip(requests, texts, strict=True)]
             leaves: list[list[Any]] = [[] for _ in readings]
             if self.intervals or self.read != "greedy":
                 leaves = self._leaves(output, inputs["attention_mask"], ids, readings)
         answers = []
-        for text, reading, row in zip(texts, readings, leaves, strict=True):
+        for request, text, reading, row in zip(requests, texts, readings, leaves, strict=True):
             if reading is None or not row:
-                answers.append(Answer(text, None if reading is None else reading.value))
+                answers.append(Answer(text, request.kind.read(text)))
                 continue
-            belief, unit = Belief(row), reading.metres_per_unit
+            belief, unit = Belief(row), reading.per_unit
             value = reading.value if self.read == "greedy" else belief.read(self.read) * unit
             low, high = (belief.quantile(level) * unit for level in QUANTILES)
             answers.append(Answer(text, value, low, high, belief.mass))
@@ -218,6 +269,14 @@ class Engine:
         ]
         beam = NumberBeam(self.loaded.model, self._vocabulary)
         return beam.leaves(output.sequences, prompt_mask, output.past_key_values, starts)
+
+
+def question_for(wanted: Quantity, card: ModelCard, answers: Quantity | None = None) -> Quantity:
+    """Which question gives a quantity: z's own where the model was trained on it, else the one about distance.
+
+    answers: what the distance question's answers mean, when the caller knows better than the card; then that is asked.
+    """
+    return "z" if wanted == "z" and "z" in card.tasks and answers is None else "distance"
 
 
 def convert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,14 @@ from depthlm.errors import InputError
 from depthlm.inference.engine import Engine
 from depthlm.inference.images import read_bytes
 from depthlm.sample import decode_image
+from depthlm.tasks import Subject, get_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from depthlm.camera import Camera
     from depthlm.inference.engine import Quantity
     from depthlm.models.loading import LoadedModel
 
@@ -67,23 +70,54 @@ def predict_image(
     loaded: LoadedModel,
     photo: Photo,
     *,
-    task: Quantity = "distance",
+    task: str = "distance",
+    given: float | None = None,
     reference: str | None = None,
     answers: Quantity | None = None,
     read: str | None = None,
 ) -> dict[str, Any]:
-    """Measure the photo's points. Lengths in metres; None where the model's answer holds no number.
+    """Ask about the photo's points. Lengths in metres; None where the model's answer does not state what was asked.
 
-    `value`, `low` and `high` are of the quantity `task`; the interval is the model's own belief, uncalibrated.
+    distance, z: `points` holds one entry for each point, `value`, `low` and `high` of that quantity; the interval is
+    the model's own belief, uncalibrated. Other tasks: `questions` holds one entry for each point, or for each two
+    where the task is about two. given: what a speed (seconds) or time (m/s) question states.
+    Raises InputError for points or `given` that do not suit the task.
     """
     image, camera, uv = photo.resolved.straighten(photo.image, photo.uv)
     engine = Engine(loaded, reference=reference, read=read)
-    m = engine.measure(image, uv, camera, answers=answers)
+    result = {
+        "image": str(photo.path),
+        "task": task,
+        "reference": engine.reference.name,
+        "read": engine.read,
+        "interval": "uncalibrated",
+        "camera": {**photo.resolved.camera.to_dict(), "reason": photo.resolved.reason},
+    }
+    if task in ("distance", "z"):
+        _refuse_given(task, given)
+        wanted: Quantity = "z" if task == "z" else "distance"
+        return result | {"points": _measure(engine, image, camera, uv, photo.uv, wanted, answers)}
+    if answers is not None:
+        raise InputError(f"--answers says what distances mean; task {task} has none, leave it out")
+    return result | {"questions": _question(engine, image, camera, uv, photo.uv, task, given)}
+
+
+def _measure(
+    engine: Engine,
+    image: Image.Image,
+    camera: Camera,
+    uv: NDArray[np.float64],
+    asked: NDArray[np.float64],
+    task: Quantity,
+    answers: Quantity | None,
+) -> list[dict[str, Any]]:
+    """Distance, z and place of points uv [N, 2] of the straightened image; `asked` are the same in the original."""
+    m = engine.measure(image, uv, camera, answers=answers, wanted=task)
     factor = np.ones(len(uv)) if task == "distance" else camera.ray_factor(uv)
-    points = [
+    return [
         {
-            "u": float(photo.uv[i, 0]),
-            "v": float(photo.uv[i, 1]),
+            "u": float(asked[i, 0]),
+            "v": float(asked[i, 1]),
             "value": _number(m.distance[i] / factor[i]),
             "low": _number(m.low[i] / factor[i]),
             "high": _number(m.high[i] / factor[i]),
@@ -94,15 +128,49 @@ def predict_image(
         }
         for i in range(len(uv))
     ]
-    return {
-        "image": str(photo.path),
-        "task": task,
-        "reference": engine.reference.name,
-        "read": engine.read,
-        "interval": "uncalibrated",
-        "camera": {**photo.resolved.camera.to_dict(), "reason": photo.resolved.reason},
-        "points": points,
-    }
+
+
+def _question(
+    engine: Engine,
+    image: Image.Image,
+    camera: Camera,
+    uv: NDArray[np.float64],
+    asked: NDArray[np.float64],
+    name: str,
+    given: float | None,
+) -> list[dict[str, Any]]:
+    """Answers to a task that is no length of one point; arguments as for `_measure`."""
+    task = get_task(name)
+    if task.given is None:
+        _refuse_given(name, given)
+    elif given is None or not (math.isfinite(given) and given > 0):
+        raise InputError(f"task {name} needs --given, a positive number of {task.given}; got {given}")
+    if len(uv) % task.points:
+        raise InputError(f"task {name} is about {task.points} points at a time; {len(uv)} were given")
+    groups = [tuple(range(k, k + task.points)) for k in range(0, len(uv), task.points)]
+    requests = []
+    for group, view in zip(groups, engine.views(image, camera, uv, groups=groups), strict=True):
+        context = engine.context(view, group[0])
+        question = task.question(context, Subject(group, given))
+        requests.append(engine.request(context, question, group, task.answer))
+    return [
+        {
+            "points": [[float(u), float(v)] for u, v in asked[list(group)]],
+            "given": given,
+            "question": request.question,
+            "value": reply.value,
+            "unit": task.answer.unit,
+            "low": reply.low,
+            "high": reply.high,
+            "text": reply.text,
+        }
+        for group, request, reply in zip(groups, requests, engine.ask(requests), strict=True)
+    ]
+
+
+def _refuse_given(task: str, given: float | None) -> None:
+    if given is not None:
+        raise InputError(f"task {task} asks without a number of its own; leave --given out")
 
 
 def format_prediction(result: dict[str, Any]) -> str:
@@ -113,7 +181,16 @@ def format_prediction(result: dict[str, Any]) -> str:
         f"  camera     fx {camera['fx']:.1f} fy {camera['fy']:.1f} cx {camera['cx']:.1f} cy {camera['cy']:.1f}"
         f"  ({camera['reason']})",
     ]
-    for point in result["points"]:
+    for said in result.get("questions", ()):
+        where = "  " + " and ".join(f"({u:g}, {v:g})" for u, v in said["points"])
+        if said["value"] is None:
+            lines.append(f"{where}  no answer to {result['task']} in {said['text']!r}")
+        elif said["low"] is None:
+            lines.append(f"{where}  {result['task']} {_short(said['value'])} {said['unit']}".rstrip())
+        else:
+            interval = f"(uncalibrated 68 % interval {said['low']:.2f} to {said['high']:.2f} {said['unit']})"
+            lines.append(f"{where}  {result['task']} {_short(said['value'])} {said['unit']}  {interval}")
+    for point in result.get("points", ()):
         where = f"  ({point['u']:g}, {point['v']:g})"
         if point["value"] is None:
             lines.append(f"{where}  no number in the answer {point['text']!r}")
@@ -127,6 +204,10 @@ def format_prediction(result: dict[str, Any]) -> str:
             f"  z {z:.2f} m  xyz ({x:.2f}, {y:.2f}, {z:.2f}) m"
         )
     return "\n".join(lines)
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"
 
 
 def _number(value: float) -> float | None:

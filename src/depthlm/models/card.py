@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 from depthlm.errors import InputError
 from depthlm.prompts import PROMPTS
 from depthlm.reference import REFERENCE_NAMES
+from depthlm.tasks import TASKS
 
 CARD_FILE = "depthlm.json"
 ReadingName = Literal["greedy", "median", "mean", "best"]  # which number of a belief is the answer
@@ -39,7 +40,9 @@ class ModelCard:
     half_pixel: bool = False
     """Whether u + 0.5 enters text coordinates in the place of u."""
     label: Literal["distance", "z"] = "distance"
-    """What its answers mean."""
+    """What its answers to the distance question mean."""
+    tasks: list[str] = field(default_factory=lambda: ["distance"])
+    """Tasks it was trained on (tasks.TASKS)."""
     prompt: str = "depthlm"
     """Name in `prompts.PROMPTS`."""
     read: str = "greedy"
@@ -52,8 +55,9 @@ class ModelCard:
     """Free text: training data, recipe, caveats."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.references, list):
-            raise InputError(f"{CARD_FILE}: references is {self.references!r}; expected a list")
+        for name in ("references", "tasks"):
+            if not isinstance(getattr(self, name), list):
+                raise InputError(f"{CARD_FILE}: {name} is {getattr(self, name)!r}; expected a list")
         choices: dict[str, tuple[Any, tuple[Any, ...]]] = {
             "geometry": (self.geometry, ("exact", "official")),
             "rounding": (self.rounding, ("nearest", "floor")),
@@ -61,6 +65,7 @@ class ModelCard:
             "read": (self.read, READINGS),
             "prompt": (self.prompt, tuple(PROMPTS)),
             **{f"references[{i}]": (name, REFERENCE_NAMES) for i, name in enumerate(self.references)},
+            **{f"tasks[{i}]": (name, tuple(TASKS)) for i, name in enumerate(self.tasks)},
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:

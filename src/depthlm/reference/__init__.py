@@ -9,6 +9,8 @@ from depthlm.reference.marker import MARKERS, Marker
 from depthlm.reference.text import PixelText, Rounding, Text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import ArrayLike
     from PIL import Image
 
@@ -44,8 +46,8 @@ class Reference(Protocol):
         """Whether the point can be referred to on a view of that size."""
         ...
 
-    def draw(self, image: Image.Image, uv: ArrayLike) -> Image.Image:
-        """A marked copy of the RGB view; text references return the view itself."""
+    def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
+        """A marked copy of the RGB view, in the colour of that number (COLOURS); text references return the view."""
         ...
 
     def coordinates(self, uv: ArrayLike, width: int, height: int) -> tuple[int, int]:
@@ -70,6 +72,13 @@ def get_reference(
     raise InputError(f"unknown reference {name!r}; choose one of {', '.join(REFERENCE_NAMES)}")
 
 
+def draw_marks(reference: Reference, image: Image.Image, uv: Iterable[ArrayLike]) -> Image.Image:
+    """The RGB view with a marker at each of uv, told apart by colour; text references draw nothing."""
+    for number, point in enumerate(uv):
+        image = reference.draw(image, point, number)
+    return image
+
+
 __all__ = [
     "MARKERS",
     "REFERENCE_NAMES",
@@ -79,5 +88,6 @@ __all__ = [
     "Reference",
     "Rounding",
     "Text",
+    "draw_marks",
     "get_reference",
 ]

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from PIL import Image
 
-RED = (255, 0, 0)
+# The first is the released protocol's; the others tell several markers on one view apart.
+COLOURS: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("red", (255, 0, 0)),
+    ("blue", (0, 0, 255)),
+    ("green", (0, 255, 0)),
+    ("yellow", (255, 255, 0)),
+    ("cyan", (0, 255, 255)),
+)
+RED = COLOURS[0][1]
 
 _ARROW = (
     *((-step, 0) for step in range(1, 6)),
@@ -46,14 +54,17 @@ class Marker:
         m = self.margin
         return m <= x < width - m and m <= y < height - m
 
-    def draw(self, image: Image.Image, uv: ArrayLike) -> Image.Image:
-        """A marked copy of the RGB image. Raises ValueError where the marker does not fit: pad the view first."""
+    def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
+        """A marked copy of the RGB image; colour: position in COLOURS.
+
+        Raises ValueError where the marker does not fit: pad the view first.
+        """
         if not self.fits(uv, image.width, image.height):
             raise ValueError(f"{self.name} at {tuple(_pixel(uv))} does not fit a {image.width}x{image.height} view")
         x, y = _pixel(uv)
         marked = image.copy()
         for dx, dy in self.offsets:
-            marked.putpixel((x + dx, y + dy), RED)
+            marked.putpixel((x + dx, y + dy), COLOURS[colour][1])
         return marked
 
     def coordinates(self, uv: ArrayLike, width: int, height: int) -> tuple[int, int]:

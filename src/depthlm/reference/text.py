@@ -46,7 +46,7 @@ class Text:
         """Whether the point lies on the view."""
         return _on_view(uv, width, height)
 
-    def draw(self, image: Image.Image, uv: ArrayLike) -> Image.Image:
+    def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
         """The image itself: nothing is drawn."""
         return image
 
@@ -78,7 +78,7 @@ class PixelText:
         """Whether the point lies on the view."""
         return _on_view(uv, width, height)
 
-    def draw(self, image: Image.Image, uv: ArrayLike) -> Image.Image:
+    def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
         """The image itself: nothing is drawn."""
         return image
 

@@ -1,18 +1,26 @@
-"""Questions with text answers about one view. A registry: recipes name tasks with weights.
+"""Questions with text answers about one view. A registry: recipes name tasks with weights, --task names one.
 
-`distance` is what the model is for. The others teach a model that is trained from scratch what a pre-trained VLM knows
-already: which pixel is meant, what it shows, where the marker is. They read labels every sample has (z, the image) or
-may have (surface names); a task that lacks its label for a point returns None and another is drawn.
+A task is one class: what it needs of a sample, how it asks, what it answers, how the answer is read and scored. Truth
+is computed from stored depths and cameras alone. A task that lacks its label for a point draws nothing and another is
+asked. `surface`, `colour` and `where` teach a model that is trained from scratch what a pre-trained VLM knows already.
 """
 
 from __future__ import annotations
 
 from depthlm.errors import InputError
-from depthlm.tasks.base import QA, PointContext, Task
+from depthlm.tasks.base import Context, Question, Subject, Task
 from depthlm.tasks.distance import Distance
-from depthlm.tasks.teaching import Colour, Nearer, Surface, Where
+from depthlm.tasks.teaching import Colour, Surface, Where
+from depthlm.tasks.travel import Speed, Time
+from depthlm.tasks.two_points import Between, Nearer
+from depthlm.tasks.z import PrincipalAxisDepth
 
-TASKS: dict[str, Task] = {task.name: task for task in (Distance(), Surface(), Colour(), Nearer(), Where())}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Distance(), PrincipalAxisDepth(), Speed(), Time(), Between(), Nearer(), Surface(), Colour(), Where()
+    )
+}  # fmt: skip
 
 
 def get_task(name: str) -> Task:
@@ -22,4 +30,4 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["QA", "TASKS", "PointContext", "Task", "get_task"]
+__all__ = ["TASKS", "Context", "Question", "Subject", "Task", "get_task"]

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from depthlm.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from depthlm.prompts import Prompt
     from depthlm.reference import Reference
+    from depthlm.sample import Sample
+    from depthlm.tasks.answers import AnswerKind
     from depthlm.view import View
 
 
-class QA(NamedTuple):
-    """A question and the text a model is trained to answer."""
+class Subject(NamedTuple):
+    """What one question is about.
 
-    question: str
+    points: rows of view.uv, in the order the question names them. given: the number the question states (seconds,
+    metres per second), or None.
+    """
+
+    points: tuple[int, ...]
+    given: float | None = None
+
+
+class Question(NamedTuple):
+    """A question, the text a model is trained to answer, and what is true.
+
+    truth: in the terms of the task's answer kind (metres, a word, ...), exact where the text is rounded.
+    points: rows of view.uv that it is about, in the order it names them (several markers are told apart by colour).
+    """
+
+    text: str
     answer: str
+    truth: Any
+    points: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PointContext:
-    """One point of a labelled view and how the question points at it.
+class Context:
+    """One point of a view and how questions point at it.
 
-    view.z is set. point: row of view.uv. surface: what each row of view.uv shows, or None. label: what answers mean.
-    text: the text reference in whose words a place is answered. rng: for tasks that draw a second point.
+    view.z is set where the truth is known. point: row of view.uv. surface: what each row of view.uv shows, or None.
+    label: what answers to the distance question mean. text: the text reference in whose words a place is answered.
+    rng: whatever a question draws. vary: draw among a task's wordings (training) in place of its first (evaluation).
     """
 
     view: View
@@ -36,26 +63,96 @@ class PointContext:
     rng: np.random.Generator
     text: Reference
     surface: tuple[str, ...] | None = None
+    vary: bool = False
 
-    def pointer(self, point: int | None = None) -> str:
-        """The words that point at a row of view.uv (the context's own by default)."""
-        row = self.point if point is None else point
-        return self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera)
+    def pointers(self, points: tuple[int, ...]) -> list[str]:
+        """The words that point at rows of view.uv; of several markers each by its colour."""
+        numbers = range(len(points)) if len(points) > 1 else [None]
+        return [
+            self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera, number)
+            for row, number in zip(points, numbers, strict=True)
+        ]
 
-    def metres(self, point: int | None = None) -> float:
-        """Depth z or distance of a row of view.uv, as `label` says."""
-        assert self.view.z is not None, "a labelled view has depths"
-        row = self.point if point is None else point
-        z = float(self.view.z[row])
-        return z if self.label == "z" else z * float(self.view.camera.ray_factor(self.view.uv[row])[0])
+    def others(self) -> NDArray[np.int64]:
+        """[M] the other rows of view.uv that the reference can point at."""
+        size = self.view.image.size
+        fits = [row for row, uv in enumerate(self.view.uv) if row != self.point and self.reference.fits(uv, *size)]
+        return np.array(fits, dtype=np.int64)
+
+    def metres(self, point: int, quantity: Literal["distance", "z"] = "distance") -> float:
+        """Distance or z of a row of view.uv."""
+        assert self.view.z is not None, "truth needs a labelled view"
+        z = float(self.view.z[point])
+        return z if quantity == "z" else z * float(self.view.camera.ray_factor(self.view.uv[point])[0])
+
+    def xyz(self, point: int) -> NDArray[np.float64]:
+        """[3] a row of view.uv in the camera frame, metres."""
+        assert self.view.z is not None, "truth needs a labelled view"
+        return self.view.camera.unproject(self.view.uv[point], self.view.z[point])[0]
 
 
-class Task(Protocol):
-    """A kind of question about a point. `markers`: whether it can be asked with a marker."""
+class Task(ABC):
+    """A kind of question about one view. Subclasses are values: one instance each, in the registry.
 
-    name: str
-    markers: bool
+    name: what recipes and --task call it. answer: how answers are read and scored. points: how many points it is
+    about. given: the unit of the number its questions state, or None. wordings: question templates by the prompt's
+    language, the first asked in evaluation; {point}, or {first} and {second}, and {given}. replies: answer templates by
+    language; {value}, {given}, and what `fields` adds.
+    """
 
-    def ask(self, context: PointContext) -> QA | None:
-        """The question and its answer, or None when the point lacks what the task needs."""
-        ...
+    name: ClassVar[str]
+    answer: ClassVar[AnswerKind]
+    points: ClassVar[int] = 1
+    given: ClassVar[str | None] = None
+    wordings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    replies: ClassVar[Mapping[str, str]] = {"english": "<answer>{value}</answer>", "nano": "{value}"}
+
+    def count(self, sample: Sample) -> int:
+        """How many different questions an evaluation may ask of a sample: number k is about its point k first."""
+        return len(sample) if len(sample) >= self.points else 0
+
+    def draw(self, context: Context) -> Subject | None:
+        """What a question about the context's point is about, or None when the point lacks what the task needs."""
+        return Subject((context.point,))
+
+    @abstractmethod
+    def truth(self, context: Context, subject: Subject) -> Any:
+        """What is true, in the terms of `answer`, from stored depths and cameras alone."""
+
+    def question(self, context: Context, subject: Subject) -> str:
+        """The question in the prompt's language. Raises InputError for a prompt that asks for distances alone."""
+        choices = self._in_language(context, self.wordings)
+        number = int(context.rng.integers(len(choices))) if context.vary and len(choices) > 1 else 0
+        names = ("point",) if self.points == 1 else ("first", "second")
+        words = dict(zip(names, context.pointers(subject.points), strict=True))
+        text = choices[number].format(**words, given=None if subject.given is None else f"{subject.given:.1f}")
+        return context.prompt.introduce(context.reference, context.view.camera) + text
+
+    def reply(self, context: Context, subject: Subject, truth: Any) -> str:
+        """The text a model is trained to answer."""
+        value = truth if isinstance(truth, str) else context.prompt.number(truth)
+        return self._in_language(context, self.replies).format(
+            value=value,
+            given=None if subject.given is None else f"{subject.given:.1f}",
+            **self.fields(context, subject),
+        )
+
+    def fields(self, context: Context, subject: Subject) -> dict[str, str]:
+        """What else the reply says on the way to its value."""
+        return {}
+
+    def ask(self, context: Context) -> Question | None:
+        """A question with its answer and truth, or None when the point lacks what the task needs."""
+        subject = self.draw(context)
+        if subject is None:
+            return None
+        truth = self.truth(context, subject)
+        return Question(self.question(context, subject), self.reply(context, subject, truth), truth, subject.points)
+
+    def _in_language(self, context: Context, templates: Mapping[str, Any]) -> Any:
+        language = context.prompt.language
+        if language is None or language not in templates:
+            raise InputError(
+                f"prompt {context.prompt.name!r} has no words for task {self.name!r}; it asks for distances alone"
+            )
+        return templates[language]

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from depthlm.tasks.base import QA
+from depthlm.tasks.answers import METRES
+from depthlm.tasks.base import Task
 
 if TYPE_CHECKING:
-    from depthlm.tasks.base import PointContext
+    from depthlm.tasks.base import Context, Subject
 
 
-class Distance:
+class Distance(Task):
     """Metres from the camera centre, or along the principal axis when the model's label is z."""
 
     name = "distance"
-    markers = True
+    answer = METRES
 
-    def ask(self, context: PointContext) -> QA:
-        """The prompt's distance question about the point."""
-        question = context.prompt.question(context.reference, context.view.uv[context.point], context.view.camera)
-        return QA(question, context.prompt.format_answer(context.metres()))
+    def truth(self, context: Context, subject: Subject) -> float:
+        """Metres, of the quantity that the model's answers mean."""
+        return context.metres(subject.points[0], context.label)
+
+    def question(self, context: Context, subject: Subject) -> str:
+        """The prompt's distance question."""
+        return context.prompt.question(context.reference, context.view.uv[subject.points[0]], context.view.camera)
+
+    def reply(self, context: Context, subject: Subject, truth: float) -> str:
+        """The prompt's answer."""
+        return context.prompt.format_answer(truth)

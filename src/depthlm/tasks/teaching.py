@@ -1,4 +1,4 @@
-"""Easy questions that teach pointing and seeing before measuring: surface, colour, nearer, where."""
+"""Easy questions that teach pointing and seeing before measuring: surface, colour, where."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthlm.tasks.base import QA
+from depthlm.tasks.answers import Word
+from depthlm.tasks.base import Subject, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from depthlm.tasks.base import PointContext
+    from depthlm.tasks.base import Context
 
 # sRGB anchors of the basic colour words; a pixel takes the nearest one's name.
 _COLOURS: dict[str, tuple[int, int, int]] = {
@@ -30,7 +31,6 @@ _COLOURS: dict[str, tuple[int, int, int]] = {
 }
 _NAMES = tuple(_COLOURS)
 _ANCHORS = np.array(list(_COLOURS.values()), dtype=np.float64)
-_NEARER_RATIO = 1.15  # nearer-or-farther is only asked of points whose distances differ by more than this
 
 
 def colour_name(rgb: NDArray[np.floating]) -> str:
@@ -38,64 +38,58 @@ def colour_name(rgb: NDArray[np.floating]) -> str:
     return _NAMES[int(np.argmin(((_ANCHORS - rgb) ** 2).sum(axis=1)))]
 
 
-class Surface:
+class Surface(Task):
     """What does this point show? Needs surface labels."""
 
     name = "surface"
-    markers = True
+    answer = Word()
+    wordings = {
+        "english": ("What is at this point? Answer with one word. Point: {point}",),
+        "nano": ("what is at {point}",),
+    }
 
-    def ask(self, context: PointContext) -> QA | None:
-        """The surface name of the point, if the sample has one."""
-        if context.surface is None or not context.surface[context.point]:
-            return None
-        return QA(f"what is at {context.pointer()}", context.surface[context.point])
+    def draw(self, context: Context) -> Subject | None:
+        """The point, if the sample says what it shows."""
+        return Subject((context.point,)) if context.surface is not None and context.surface[context.point] else None
+
+    def truth(self, context: Context, subject: Subject) -> str:
+        """The surface's name."""
+        assert context.surface is not None
+        return context.surface[subject.points[0]]
 
 
-class Colour:
+class Colour(Task):
     """Which colour is the image here? Mean of the 5x5 pixels round the point, before any marker is drawn."""
 
     name = "colour"
-    markers = True
+    answer = Word(_NAMES)
+    wordings = {
+        "english": ("Which colour is the image at this point? Answer with one word. Point: {point}",),
+        "nano": ("what colour is at {point}",),
+    }
 
-    def ask(self, context: PointContext) -> QA:
-        """The colour word of the point."""
-        x, y = np.round(context.view.uv[context.point]).astype(int)
-        box = (
-            max(0, x - 2),
-            max(0, y - 2),
-            min(context.view.image.width, x + 3),
-            min(context.view.image.height, y + 3),
-        )
-        mean = np.asarray(context.view.image.crop(box), dtype=np.float64).reshape(-1, 3).mean(axis=0)
-        return QA(f"what colour is at {context.pointer()}", colour_name(mean))
-
-
-class Nearer:
-    """Which of two points is nearer? Text references only: a view carries one marker."""
-
-    name = "nearer"
-    markers = False
-
-    def ask(self, context: PointContext) -> QA | None:
-        """The word first or second, for a second point drawn at a clearly different distance."""
-        for _ in range(4):
-            other = int(context.rng.integers(len(context.view.uv)))
-            first, second = context.metres(), context.metres(other)
-            if max(first / second, second / first) > _NEARER_RATIO:
-                question = f"what is nearer {context.pointer()} or {context.pointer(other)}"
-                return QA(question, "first" if first < second else "second")
-        return None
+    def truth(self, context: Context, subject: Subject) -> str:
+        """The colour word."""
+        x, y = np.round(context.view.uv[subject.points[0]]).astype(int)
+        image = context.view.image
+        box = (max(0, x - 2), max(0, y - 2), min(image.width, x + 3), min(image.height, y + 3))
+        return colour_name(np.asarray(image.crop(box), dtype=np.float64).reshape(-1, 3).mean(axis=0))
 
 
-class Where:
+class Where(Task):
     """Where is the marker? Answered in text coordinates; only asked of a marker."""
 
     name = "where"
-    markers = True
+    answer = Word()
+    wordings = {
+        "english": ("Where is this point? Answer with its (x, y). Point: {point}",),
+        "nano": ("where is {point}",),
+    }
 
-    def ask(self, context: PointContext) -> QA | None:
+    def draw(self, context: Context) -> Subject | None:
+        """The marked point."""
+        return Subject((context.point,)) if context.reference.kind == "marker" else None
+
+    def truth(self, context: Context, subject: Subject) -> str:
         """The marker's place in the words of a text reference."""
-        if context.reference.kind != "marker":
-            return None
-        place = context.prompt.pointer(context.text, context.view.uv[context.point], context.view.camera)
-        return QA(f"where is {context.pointer()}", place)
+        return context.prompt.pointer(context.text, context.view.uv[subject.points[0]], context.view.camera)

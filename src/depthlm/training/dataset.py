@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
-from depthlm.reference import get_reference
-from depthlm.tasks import QA, PointContext, Task, get_task
-from depthlm.tasks.distance import Distance
+from depthlm.reference import draw_marks, get_reference
+from depthlm.tasks import Context, Question, Task, get_task
 from depthlm.training.rows import Row, encode_row, word_token
 from depthlm.view import CropConfig, View, ViewConfig, make_training_view
 
@@ -95,8 +94,6 @@ class TrainingRows(Dataset[Row]):
         self.reference_shares = _shares(rows.references)
         self.tasks = [get_task(name) for name in rows.tasks]
         self.task_shares = _shares(rows.tasks)
-        if not any(task.markers for task in self.tasks):
-            raise InputError("no task of this recipe can be asked of a marker; add distance to tasks")
         self.asks_text = any(reference.name == "text" for reference in self.references)
 
     def __len__(self) -> int:
@@ -140,19 +137,19 @@ class TrainingRows(Dataset[Row]):
         reference, view = self._draw_view(sample, rng)
         surface = None if sample.surface is None else tuple(sample.surface[i] for i in view.index)
         order = rng.permutation(len(view.index))
-        questions: list[QA] = []
-        image = view.image
+        questions: list[Question] = []
         if reference.kind == "marker":
-            image = reference.draw(view.image, view.uv[order[0]])
             questions.append(self._ask(view, int(order[0]), reference, surface, rng))
         if reference.kind == "text" or self.asks_text:
             text = reference if reference.kind == "text" else self.text
             missing = self.rows.questions_per_image - len(questions)
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
+        marked = view.uv[list(questions[0].points)]
         words = self._words(view) if self.rows.image_words else None
         if words is not None and self.rows.marker_word and reference.kind == "marker":
-            column, row = (int(place) // self.processor.grid for place in view.uv[order[0]])
-            words[row * (view.image.width // self.processor.grid) + column] = self._word(reference.name)
+            for column, row in (marked.astype(int) // self.processor.grid).tolist():
+                words[row * (view.image.width // self.processor.grid) + column] = self._word(reference.name)
+        image = draw_marks(reference, view.image, marked)
         return encode_row(self.processor, image, questions, system=self.prompt.system, words=words)
 
     def _draw_view(self, sample: Sample, rng: np.random.Generator) -> tuple[Reference, View]:
@@ -169,18 +166,18 @@ class TrainingRows(Dataset[Row]):
         reference: Reference,
         surface: tuple[str, ...] | None,
         rng: np.random.Generator,
-    ) -> QA:
-        context = PointContext(
+    ) -> Question:
+        context = Context(
             view=view, point=point, reference=reference, prompt=self.prompt, label=self.card.label, rng=rng,
-            text=self.text, surface=surface,
+            text=self.text, surface=surface, vary=True,
         )  # fmt: skip
-        usable = [t.markers or reference.kind == "text" for t in self.tasks]
-        shares = self.task_shares * usable
         for _ in range(8):
-            task: Task = self.tasks[int(rng.choice(len(self.tasks), p=shares / shares.sum()))]
-            if (qa := task.ask(context)) is not None:
-                return qa
-        return Distance().ask(context)
+            task: Task = self.tasks[int(rng.choice(len(self.tasks), p=self.task_shares))]
+            if (question := task.ask(context)) is not None:
+                return question
+        question = get_task("distance").ask(context)
+        assert question is not None, "a distance can be asked of every point"
+        return question
 
     def cell_metres(self, view: View) -> NDArray[np.float64]:
         """[rows, columns] what the labelled point nearest to the centre of each image token's cell measures, metres.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from depthlm.models.processor import ThinProcessor
-    from depthlm.tasks import QA
+    from depthlm.tasks import Question
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Row:
 def encode_row(
     processor: ThinProcessor,
     image: Image.Image,
-    questions: Sequence[QA],
+    questions: Sequence[Question],
     *,
     system: str | None = None,
     words: list[int] | None = None,
@@ -59,14 +59,14 @@ def encode_row(
     token = processor.family.image_token
     prefix: list[int] = []
     encoded = []
-    for qa in questions:
-        head, _, tail = processor.render(1, qa.question, system).partition(token)
+    for question in questions:
+        head, _, tail = processor.render(1, question.text, system).partition(token)
         if processor.family.end_token and tail.startswith(processor.family.end_token):  # Qwen: part of the placeholders
             tail = tail.removeprefix(processor.family.end_token)
             head = head.removesuffix(processor.family.start_token or "")
         if not prefix:
             prefix = processor.tokenize(head) + processor.image_placeholder_ids(grid[0])
-        answer = [*processor.tokenize(processor.render_answer(qa.answer, system)), processor.end_id]
+        answer = [*processor.tokenize(processor.render_answer(question.answer, system)), processor.end_id]
         encoded.append((processor.tokenize(tail) + answer, len(answer)))
     return Row(prefix, encoded, words, pixels)
 

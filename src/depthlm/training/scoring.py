@@ -37,6 +37,7 @@ def score_and_log(
         config = EvaluationConfig(
             reference=reference,
             task=loaded.card.label,
+            answers=loaded.card.label,
             points=recipe.eval_points,
             seed=recipe.seed,
             batch=32,
