@@ -85,6 +85,54 @@ def test_positions_are_those_of_transformers(tiny):
     assert (positions[1] != positions[2]).any(), "rows and columns of the image differ"
 
 
+def test_turns_are_one_conversation_of_the_template(tiny):
+    processor = tiny.processor
+    row = encode_row(processor, picture(3, 2, processor.grid), QUESTIONS, turns=True)
+    batch = collate_rows(processor, [row])
+    messages = []
+    for number, question in enumerate(QUESTIONS):
+        text = {"type": "text", "text": question.text}
+        content = [{"type": "image"}, text] if number == 0 else [text]
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": question.answer}]
+    whole = processor.tokenizer.apply_chat_template(messages, tokenize=False)
+    grids = batch.get("image_grid_thw", batch.get("image_sizes"))
+    expected = processor._expand(processor.tokenize(whole), grids)
+    ids = batch["input_ids"][0].tolist()
+    assert processor.tokenizer.decode(ids) == processor.tokenizer.decode(expected[: len(ids)])
+    assert not processor.tokenizer.decode(expected[len(ids) :]).strip(), "nothing but the template's last line break"
+    assert batch["labels"][0][batch["labels"][0] != IGNORE].tolist() == [
+        token
+        for question in QUESTIONS
+        for token in [*processor.tokenize(processor.render_answer(question.answer)), processor.end_id]
+    ]
+
+
+def test_turns_see_all_that_came_before(tiny):
+    rows = [
+        encode_row(tiny.processor, picture(2, size, tiny.processor.grid), QUESTIONS[: size + 1], turns=True)
+        for size in (1, 2)
+    ]
+    batch = collate_rows(tiny.processor, rows)
+    for b, row in enumerate(rows):
+        n = row.length
+        assert torch.equal(batch["attention_mask"][b, 0, :n, :n], torch.ones(n, n, dtype=torch.bool).tril())
+    if tiny.processor.family.mrope:
+        n = rows[1].length
+        expected, _ = tiny.model.model.get_rope_index(
+            batch["input_ids"][1:], batch["mm_token_type_ids"][1:], image_grid_thw=batch["image_grid_thw"][1:]
+        )
+        assert torch.equal(batch["position_ids"][:, 1, :n], expected[:, 0, :n].to(torch.int64))
+    else:
+        assert torch.equal(batch["position_ids"][1], torch.arange(rows[1].length))
+
+
+def test_one_turn_is_one_question(tiny):
+    image = picture(2, 2, tiny.processor.grid)
+    one, other = (collate_rows(tiny.processor, [encode_row(tiny.processor, image, QUESTIONS[:1], turns=turns)])
+                  for turns in (False, True))  # fmt: skip
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_only_answers_and_the_end_token_carry_loss(tiny):
     row = encode_row(tiny.processor, picture(2, 2, tiny.processor.grid), QUESTIONS)
     batch = collate_rows(tiny.processor, [row])

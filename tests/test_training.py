@@ -263,6 +263,16 @@ def test_the_cell_a_marker_points_at_says_its_name():
         assert here == middle // 16 * width + (int(u.max()) + 1) // 16
 
 
+def test_packing_by_turns():
+    settings = RowConfig(references={"text": 1.0}, tasks={"distance": 1.0}, questions_per_image=3, packing="turns")
+    by_turns = rows([sample(0)], rows=settings)[0]
+    shared = rows([sample(0)], rows=replace(settings, packing="shared"))[0]
+    assert by_turns.turns
+    assert not shared.turns
+    assert by_turns.prefix == shared.prefix
+    assert [answer for _, answer in by_turns.questions] == [answer for _, answer in shared.questions]
+
+
 def test_text_rows_have_no_marker_word():
     token = rows([sample(0)]).processor.tokenizer.convert_tokens_to_ids("\u2581arrow")
     row = rows([sample(0)], words=True, references={"text": 1.0}, marker_word=True)[0]

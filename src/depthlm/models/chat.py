@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 IGNORE = -100
 _QUESTION = "QUESTION\x1f"
 _ANSWER = "ANSWER\x1f"
+_FURTHER = "FURTHER\x1f"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +68,7 @@ class ChatProcessor:
         self.family = family
         self.image_token = image_token
         self._layouts: dict[tuple[int, str | None], tuple[str, str, str]] = {}
+        self._turns: dict[str | None, tuple[str, str]] = {}
         if tokenizer.chat_template is None:
             tokenizer.chat_template = family.chat_template
         if tokenizer.pad_token_id is None:
@@ -97,6 +99,11 @@ class ChatProcessor:
     def render_answer(self, answer: str, system: str | None = None) -> str:
         """Text of the answer as the template lays it out, without its end token."""
         return self._layout(1, system)[2] + answer
+
+    def render_turn(self, question: str, system: str | None = None) -> str:
+        """Text of a further turn: from after an answer's end token to where the next answer begins."""
+        between, after = self._further_turn(system)
+        return between + question + after
 
     def answer_tokens(self, answer: str | None, prefill: str, system: str | None) -> tuple[list[int], list[int]]:
         """(ids, labels) after the question: answer and end token to train, or a given start of the answer."""
@@ -137,28 +144,46 @@ class ChatProcessor:
         return self._layouts[key]
 
     def _render_layout(self, images: int, system: str | None) -> tuple[str, str, str]:
-        # Older Pixtral templates read a text part's "content", all others its "text".
-        text = {"type": "text", "text": _QUESTION, "content": _QUESTION}
-        turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}] * images + [text]}]
-        if system is not None:
-            turns.insert(0, {"role": "system", "content": system})
+        turns = self._first_turn(images, system)
         asked = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        replies: list[Any] = [_ANSWER, [{"type": "text", "text": _ANSWER, "content": _ANSWER}]]
-        for reply in replies:  # some templates take an answer as text only, some as parts only
-            try:
-                answered = self.tokenizer.apply_chat_template(
-                    [*turns, {"role": "assistant", "content": reply}], tokenize=False
-                )
-            except Exception:  # whatever a template raises on the form it does not know
-                continue
-            if answered.startswith(asked) and answered.count(_ANSWER) == 1:
-                break
-        else:
-            raise ValueError("the tokenizer's chat template does not continue a question with its answer")
+        _, answered = self._answered(turns, asked)
         before, found, after = asked.partition(_QUESTION)
         if not found or asked.count(self.image_token) != images:
             raise ValueError(f"the tokenizer's chat template drops the question or one {self.image_token} per image")
         return before, after, answered[len(asked) :].partition(_ANSWER)[0]
+
+    @staticmethod
+    def _first_turn(images: int, system: str | None) -> list[dict[str, Any]]:
+        # Older Pixtral templates read a text part's "content", all others its "text".
+        text = {"type": "text", "text": _QUESTION, "content": _QUESTION}
+        turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}] * images + [text]}]
+        return turns if system is None else [{"role": "system", "content": system}, *turns]
+
+    def _answered(self, turns: list[dict[str, Any]], asked: str) -> tuple[dict[str, Any], str]:
+        """The assistant's turn in the form that the template takes, and the conversation that ends with it."""
+        replies: list[Any] = [_ANSWER, [{"type": "text", "text": _ANSWER, "content": _ANSWER}]]
+        for reply in replies:  # some templates take an answer as text only, some as parts only
+            turn = {"role": "assistant", "content": reply}
+            try:
+                answered = self.tokenizer.apply_chat_template([*turns, turn], tokenize=False)
+            except Exception:  # whatever a template raises on the form it does not know
+                continue
+            if answered.startswith(asked) and answered.count(_ANSWER) == 1:
+                return turn, str(answered)
+        raise ValueError("the tokenizer's chat template does not continue a question with its answer")
+
+    def _further_turn(self, system: str | None) -> tuple[str, str]:
+        """Template text around a second question, the end token of the first answer left out."""
+        if system not in self._turns:
+            turns = self._first_turn(1, system)
+            asked = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            reply, _ = self._answered(turns, asked)
+            more = {"role": "user", "content": [{"type": "text", "text": _FURTHER, "content": _FURTHER}]}
+            text = self.tokenizer.apply_chat_template([*turns, reply, more], tokenize=False, add_generation_prompt=True)
+            between, _, after = text.partition(_ANSWER)[2].partition(_FURTHER)
+            end = str(self.tokenizer.convert_ids_to_tokens(self.end_id))
+            self._turns[system] = between.lstrip(" ").removeprefix(end), after
+        return self._turns[system]
 
     def _token_id(self, token: str) -> int:
         index = self.tokenizer.convert_tokens_to_ids(token)

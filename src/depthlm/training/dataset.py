@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -50,6 +50,8 @@ class RowConfig:
     """Task name -> weight; one is drawn per question."""
     questions_per_image: int = 1
     """Questions about each image. With a marker, the first is about it and the others need a text reference."""
+    packing: Literal["shared", "turns"] = "shared"
+    """shared: each question sees the image and itself. turns: one conversation, each sees the earlier ones too."""
     image_words: bool = False
     """Also let every image token predict the word for a labelled distance in its own cell."""
     marker_word: bool = False
@@ -150,7 +152,10 @@ class TrainingRows(Dataset[Row]):
             for column, row in (marked.astype(int) // self.processor.grid).tolist():
                 words[row * (view.image.width // self.processor.grid) + column] = self._word(reference.name)
         image = draw_marks(reference, view.image, marked)
-        return encode_row(self.processor, image, questions, system=self.prompt.system, words=words)
+        return encode_row(
+            self.processor, image, questions,
+            system=self.prompt.system, words=words, turns=self.rows.packing == "turns",
+        )  # fmt: skip
 
     def _draw_view(self, sample: Sample, rng: np.random.Generator) -> tuple[Reference, View]:
         if not len(sample):

@@ -98,6 +98,8 @@ class Stage:
     """Task -> weight."""
     questions_per_image: int = 1
     """Questions that share one image."""
+    packing: Literal["shared", "turns"] = "shared"
+    """How they share it. shared: each sees the image and itself, as if asked alone. turns: one conversation."""
     image_words: float = 0.0
     """Weight of the loss on words at image tokens; 0 for none (plain DepthLM)."""
     marker_word: bool = False

@@ -2,7 +2,8 @@
 
 A row is [prefix | question 1 | question 2 | ...]. The prefix (turn header and image) is read once; every question sees
 the prefix and itself, never another question, and its positions continue from the prefix as if it stood there alone.
-With one question a row is an ordinary causal conversation.
+With one question a row is an ordinary causal conversation. The plain alternative is one conversation of many turns, in
+which each question sees the earlier ones and their answers too (what VLM3's packing seems to be, vlm3.md 1.5).
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ class Row:
 
     prefix: [P] token ids. questions: for each, its token ids and how many of them belong to the answer (the last ones,
     end token included). words: [T] for every image token the id of the word it should predict (IGNORE for none), or
-    None. images: pixel_values with image_grid_thw or image_sizes.
+    None. images: pixel_values with image_grid_thw or image_sizes. turns: the questions are turns of one conversation.
     """
 
     prefix: list[int]
     questions: list[tuple[list[int], int]]
     words: list[int] | None
     images: dict[str, torch.Tensor]
+    turns: bool = False
 
     @property
     def length(self) -> int:
@@ -51,24 +53,31 @@ def encode_row(
     *,
     system: str | None = None,
     words: list[int] | None = None,
+    turns: bool = False,
 ) -> Row:
-    """Encode one view and its questions; `words` are ids for its image tokens in reading order."""
+    """Encode one view and its questions.
+
+    words: ids for its image tokens in reading order. turns: pack the questions as turns of one conversation.
+    """
     pixels = processor.encode_images([image])
     grid = pixels.get("image_grid_thw", pixels.get("image_sizes"))
     assert grid is not None
     token = processor.family.image_token
     prefix: list[int] = []
-    encoded = []
+    encoded: list[tuple[list[int], int]] = []
     for question in questions:
-        head, _, tail = processor.render(1, question.text, system).partition(token)
-        if processor.family.end_token and tail.startswith(processor.family.end_token):  # Qwen: part of the placeholders
-            tail = tail.removeprefix(processor.family.end_token)
-            head = head.removesuffix(processor.family.start_token or "")
-        if not prefix:
-            prefix = processor.tokenize(head) + processor.image_placeholder_ids(grid[0])
+        if turns and encoded:
+            tail = processor.render_turn(question.text, system)
+        else:
+            head, _, tail = processor.render(1, question.text, system).partition(token)
+            end_token = processor.family.end_token
+            if end_token and tail.startswith(end_token):  # Qwen: part of the placeholders
+                tail = tail.removeprefix(end_token)
+                head = head.removesuffix(processor.family.start_token or "")
+            prefix = prefix or processor.tokenize(head) + processor.image_placeholder_ids(grid[0])
         answer = [*processor.tokenize(processor.render_answer(question.answer, system)), processor.end_id]
         encoded.append((processor.tokenize(tail) + answer, len(answer)))
-    return Row(prefix, encoded, words, pixels)
+    return Row(prefix, encoded, words, pixels, turns)
 
 
 def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -96,8 +105,9 @@ def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, tor
             here, end = end, end + len(tokens)
             ids[b, here:end] = torch.tensor(tokens)
             labels[b, end - answer : end] = ids[b, end - answer : end]
-            segments[b, here:end] = k
+            segments[b, here:end] = 0 if row.turns else k  # a turn is part of what later ones see
             positions[:, b, here:end] = torch.arange(start, start + len(tokens))
+            start += len(tokens) if row.turns else 0
     batch = {
         "input_ids": ids,
         "labels": labels,

@@ -141,6 +141,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
             references=stage.references,
             tasks=stage.tasks,
             questions_per_image=stage.questions_per_image,
+            packing=stage.packing,
             image_words=stage.image_words > 0,
             marker_word=stage.marker_word,
         ),
