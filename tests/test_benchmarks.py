@@ -211,3 +211,12 @@ def test_nano_starts(script, capsys, tmp_path):
     assert set(result["headline"]) == {"gain_over_questions_only"}
     assert (tmp_path / "nano-starts.png").stat().st_size > 5000
     assert script("nano_starts").main(["--ways", "luck"]) == 2
+
+
+def test_packing(script, capsys):
+    assert script("packing").main(["--json", "--quick", "--counts", "1,2", "--repeats", "1"]) == 0
+    result = read(capsys)
+    assert result["headline"]["shared_over_unpacked_short"] > 0
+    assert all(result["checks"].values())
+    assert set(result["questions_per_s"]["vlm3"]["2"]) == {"shared", "turns", "unpacked"}
+    assert script("packing").main(["--quick", "--counts", "two"]) == 2

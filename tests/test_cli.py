@@ -127,6 +127,27 @@ def test_eval_of_other_tasks(capsys: pytest.CaptureFixture[str], tiny_model: Pat
     assert "distance" in run(capsys, *arguments, "--task", "all")[1]
 
 
+def test_eval_retention(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depthlm.cli.RETENTION_ROOMS", {"scenes": 1, "seed": 3, "views": 1, "points": 12})
+    arguments = ("eval", tiny_model, "--retention", "--points", 3, "--no-intervals", "--json")
+    status, out, err = run(capsys, *arguments, "--reference", "text")
+    runs = json.loads(out)["runs"]
+    assert (status, [r["task"] for r in runs]) == (0, ["surface", "colour", "nearer"])
+    assert {r["data"] for r in runs} == {"rendered-rooms"}
+    assert "task where is left out" in err
+    runs = json.loads(run(capsys, *arguments, "--reference", "arrow")[1])["runs"]
+    assert [r["task"] for r in runs][-1] == "where"
+    status, _, err = run(capsys, "eval", tiny_model, shards, "--retention", "--task", "z")
+    assert (status, "leave --task" in err) == (2, True)
+    # The samples of the test have no surface names: nothing to ask, said in one line.
+    status, _, err = run(capsys, "eval", tiny_model, shards, "--task", "surface")
+    assert (status, "nothing that task surface can ask about" in err) == (2, True)
+    status, _, err = run(capsys, "eval", tiny_model, shards, "--task", "where", "--reference", "text")
+    assert (status, "is asked by marker only" in err) == (2, True)
+
+
 def test_eval_of_other_tasks_refuses_what_has_no_meaning(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path
 ) -> None:

@@ -37,6 +37,8 @@ Reference = Annotated[
 ]
 Quantity = Literal["distance", "z"]
 ALL_TASKS = "all"
+# What `eval --retention` asks about when no data is named: rooms that no recipe of ours trains on.
+RETENTION_ROOMS: dict[str, Any] = {"scenes": 24, "seed": 900_000, "views": 2, "points": 40}
 _TASK_HELP = "What is asked: distance, z, speed, time, between, nearer, surface, colour, where"
 Task = Annotated[str, typer.Option(help=f"{_TASK_HELP}.")]
 Answers = Annotated[Quantity | None, typer.Option(help="What the answers mean; default: what depthlm.json says.")]
@@ -218,9 +220,9 @@ def train(
 def evaluate_(
     model: ModelName,
     data: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="DATA...", help="Shard folders or .jsonl files; with --suite the folder of downloads."),
-    ],
+    ] = None,
     suite: Annotated[str | None, typer.Option(help="Benchmark protocol: paper or depthvlm.")] = None,
     legacy_labels: Annotated[
         bool, typer.Option("--legacy-labels", help="With --suite: reproduce the published label errors.")
@@ -230,6 +232,9 @@ def evaluate_(
     points: Annotated[int, typer.Option(min=1, help="Points chosen over all images of a data set.")] = 8192,
     reference: Reference = None,
     task: Annotated[str, typer.Option(help=f"{_TASK_HELP}; all: what the model was trained on.")] = "distance",
+    retention: Annotated[
+        bool, typer.Option("--retention", help="Ask questions without a length, to see what fine-tuning cost.")
+    ] = False,
     answers: Answers = None,
     read: Read = None,
     skip_bad: SkipBad = False,
@@ -243,6 +248,7 @@ def evaluate_(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on labelled points: delta1 beside the best constant answer, errors, failures."""
+    data = data or []
     for path in data:
         if path.suffix == ".jsonl" and label is None:
             raise InputError(f"{path}: a .jsonl does not say what its depths mean; give --label z or --label distance")
@@ -250,8 +256,13 @@ def evaluate_(
         _require_writable(out)
     from depthlm.tasks import get_task
 
-    if task != ALL_TASKS:
+    is_table = task == ALL_TASKS or retention
+    if not is_table:
         get_task(task)
+    if retention and (task != "distance" or suite is not None):
+        raise InputError("--retention asks its own fixed tasks; leave --task and --suite out")
+    if not data and not retention:
+        raise InputError("no DATA given; name a shard folder or a .jsonl")
     from depthlm.data import open_data
     from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
     from depthlm.evaluation.report import format_suite, format_summary, format_tasks
@@ -277,28 +288,33 @@ def evaluate_(
         return
     if legacy_labels:
         raise InputError("--legacy-labels needs --suite: only the benchmark sets have published label errors")
-    sets = [open_data(path, images=images, label=label, skip_bad=skip_bad, check_images=True) for path in data]
+    sets: list[Any] = [
+        open_data(path, images=images, label=label, skip_bad=skip_bad, check_images=True) for path in data
+    ]
     for samples in sets:
         for line in samples.skipped:
             print(f"skipped {line}", file=sys.stderr)
+    if not data:
+        from depthlm.synth.generate import synth_samples
+
+        data, sets = [Path("rendered-rooms")], [list(synth_samples(**RETENTION_ROOMS))]
     loaded = _load(model, device, dtype, revision)
-    tasks = loaded.card.tasks if task == ALL_TASKS else [task]
-    configs = [EvaluationConfig(**asked | {"task": name}) for name in tasks]
     runs: list[dict[str, Any]] = []
+    names = _task_list(loaded, task, retention, reference)
     for path, samples in zip(data, sets, strict=True):
-        for config in configs:
-            config.label = label if label is not None and path.suffix == ".jsonl" else "z"
-            folder = out if out is None or len(data) == 1 else out / f"{len(runs) // len(configs):02d}-{path.stem}"
-            if folder is not None and task == ALL_TASKS:
-                folder /= config.task
-            with _progress(f"{path.name} {config.task}") as progress:
-                runs.append(
-                    evaluate(
-                        loaded, samples, config, model_name=model, data_name=str(path), out=folder, progress=progress
-                    )
-                )
-    text = format_tasks(runs) if task == ALL_TASKS else "\n\n".join(format_summary(run) for run in runs)
-    _emit(runs[0] if len(runs) == 1 and task != ALL_TASKS else {"runs": runs}, as_json, text)
+        folder = out if out is None or len(data) == 1 else out / f"{len(runs) // len(names):02d}-{path.stem}"
+        for name in names:
+            config = EvaluationConfig(
+                **asked | {"task": name}, label=label if label is not None and path.suffix == ".jsonl" else "z"
+            )
+            with _progress(f"{path.name} {name}") as progress:
+                run = evaluate(
+                    loaded, samples, config, model_name=model, data_name=str(path), progress=progress,
+                    out=folder / name if folder is not None and is_table else folder,
+                )  # fmt: skip
+            runs.append(run)
+    text = format_tasks(runs) if is_table else "\n\n".join(format_summary(run) for run in runs)
+    _emit({"runs": runs} if is_table or len(runs) > 1 else runs[0], as_json, text)
 
 
 @app.command()
@@ -344,6 +360,21 @@ def predict(
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _task_list(loaded: LoadedModel, task: str, retention: bool, reference: str | None) -> list[str]:
+    """The tasks of a table, less those that the reference cannot ask, which are named; else the one task."""
+    from depthlm.reference import MARKERS
+    from depthlm.tasks import RETENTION, get_task
+
+    if task != ALL_TASKS and not retention:
+        return [task]
+    kind = "marker" if (reference or loaded.card.references[0]) in MARKERS else "text"
+    wanted = RETENTION if retention else loaded.card.tasks
+    for name in wanted:
+        if kind not in get_task(name).references:
+            print(f"note: task {name} is left out, a {kind} reference cannot ask it", file=sys.stderr)
+    return [name for name in wanted if kind in get_task(name).references]
 
 
 def _parse_point(text: str) -> tuple[float, float]:

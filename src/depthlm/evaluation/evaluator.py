@@ -94,6 +94,10 @@ def evaluate(
         loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read
     )
     plan = _Plan.of(config, loaded.card)
+    if engine.reference.kind not in plan.task.references:
+        raise InputError(
+            f"task {plan.task.name} is asked by {' or '.join(plan.task.references)} only; give another --reference"
+        )
     counts, digest = _survey(data, plan.task)
     chosen = choose_points(counts, config.points, config.seed)
     settings = {

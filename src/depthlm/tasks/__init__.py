@@ -23,6 +23,10 @@ TASKS: dict[str, Task] = {
 }  # fmt: skip
 
 
+# What fine-tuning may cost: questions without a length in them, asked before and after (`eval --retention`).
+RETENTION = ("surface", "colour", "nearer", "where")
+
+
 def get_task(name: str) -> Task:
     """The task of that name. Raises InputError for an unknown one."""
     if name not in TASKS:
@@ -30,4 +34,4 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Context", "Question", "Subject", "Task", "get_task"]
+__all__ = ["RETENTION", "TASKS", "Context", "Question", "Subject", "Task", "get_task"]

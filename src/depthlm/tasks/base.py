@@ -95,15 +95,16 @@ class Task(ABC):
     """A kind of question about one view. Subclasses are values: one instance each, in the registry.
 
     name: what recipes and --task call it. answer: how answers are read and scored. points: how many points it is
-    about. given: the unit of the number its questions state, or None. wordings: question templates by the prompt's
-    language, the first asked in evaluation; {point}, or {first} and {second}, and {given}. replies: answer templates by
-    language; {value}, {given}, and what `fields` adds.
+    about. given: the unit of the number its questions state, or None. references: kinds that can ask it. wordings:
+    question templates by the prompt's language, the first asked in evaluation; {point}, or {first} and {second}, and
+    {given}. replies: answer templates by language; {value}, {given}, and what `fields` adds.
     """
 
     name: ClassVar[str]
     answer: ClassVar[AnswerKind]
     points: ClassVar[int] = 1
     given: ClassVar[str | None] = None
+    references: ClassVar[tuple[str, ...]] = ("marker", "text")
     wordings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     replies: ClassVar[Mapping[str, str]] = {"english": "<answer>{value}</answer>", "nano": "{value}"}
 
@@ -143,7 +144,7 @@ class Task(ABC):
 
     def ask(self, context: Context) -> Question | None:
         """A question with its answer and truth, or None when the point lacks what the task needs."""
-        subject = self.draw(context)
+        subject = self.draw(context) if context.reference.kind in self.references else None
         if subject is None:
             return None
         truth = self.truth(context, subject)

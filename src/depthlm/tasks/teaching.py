@@ -81,14 +81,11 @@ class Where(Task):
 
     name = "where"
     answer = Word()
+    references = ("marker",)
     wordings = {
         "english": ("Where is this point? Answer with its (x, y). Point: {point}",),
         "nano": ("where is {point}",),
     }
-
-    def draw(self, context: Context) -> Subject | None:
-        """The marked point."""
-        return Subject((context.point,)) if context.reference.kind == "marker" else None
 
     def truth(self, context: Context, subject: Subject) -> str:
         """The marker's place in the words of a text reference."""
