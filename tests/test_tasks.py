@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthlm.camera import Camera
+from depthlm.data import open_data
 from depthlm.errors import InputError
 from depthlm.prompts import get_prompt
 from depthlm.reference import get_reference
@@ -177,6 +178,33 @@ def conversations():
 def test_every_wording_is_as_it_was(name):
     """A template that changes is another prompt, and a model trained with the old one answers it worse."""
     assert json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))[name] == conversations()[name]
+
+
+def test_two_points_of_real_photographs(samples_dir):
+    """Truths computed on the model's view equal those from the file's own numbers: K^-1 (u, v, 1) z, in plain numpy."""
+    rows = [json.loads(line) for line in (samples_dir / "ibims1_official" / "ibims1_val.jsonl").open()]
+    samples = open_data(samples_dir / "ibims1_official" / "ibims1_val.jsonl", label="z")
+    asked = {"between": 0, "nearer": 0}
+    for row, sample in zip(rows[:6], (samples[i] for i in range(6)), strict=True):
+        fx, fy, cx, cy = row["intrinsics"][:4]
+        rays = np.array([[(u - cx) / fx, (v - cy) / fy, 1.0] for u, v in row["pixel_coords"]])
+        places = rays * np.array(row["depth"])[:, None]
+        view = make_view(
+            sample.load_image(), sample.camera, sample.uv, sample.z, config=ViewConfig(focal=300, grid=32)
+        )
+        for point in range(0, len(places), 9):
+            here = replace(context(point, prompt="depthlm", seed=point), view=view, surface=None)
+            for name in asked:
+                if (question := get_task(name).ask(here)) is None:
+                    continue
+                asked[name] += 1
+                first, second = places[list(question.points)]
+                if name == "between":
+                    assert question.truth == pytest.approx(np.linalg.norm(first - second), rel=1e-6)
+                else:
+                    near = np.linalg.norm(first) < np.linalg.norm(second)
+                    assert question.truth == ("first" if near else "second")
+    assert min(asked.values()) > 40
 
 
 # --- answers: format and read -----------------------------------------------------------------------------------------
