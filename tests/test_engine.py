@@ -12,7 +12,7 @@ from PIL import Image
 from depthlm.camera import Camera
 from depthlm.errors import InputError
 from depthlm.inference.engine import Answer, Engine, Request, convert
-from depthlm.inference.interval import Belief, Leaf, NumberBeam, NumberVocabulary, find_number
+from depthlm.inference.interval import Belief, Leaf, NumberBeam, NumberVocabulary, find_number, whole_step
 from depthlm.models.loading import LoadedModel, load_model
 from tiny import build_tiny
 
@@ -96,7 +96,7 @@ def test_beam_equals_full_forward_passes(loaded: LoadedModel) -> None:
     sequences = torch.cat([batch["input_ids"], torch.tensor(answers)], dim=1)
     with torch.inference_mode():
         cache = _cache_of(loaded, batch, torch.tensor(answers)[:, :-1])
-        beam = NumberBeam(loaded.model, vocabulary, width=3, levels=3, negligible=0)
+        beam = NumberBeam(whole_step(loaded.model), vocabulary, width=3, levels=3, negligible=0)
         found = beam.leaves(sequences, prompt_mask, cache, starts)
     for row, leaves in enumerate(found):
         assert {len(leaf.literal) for leaf in leaves} == {1, 2, 3}
@@ -108,10 +108,10 @@ def test_beam_equals_full_forward_passes(loaded: LoadedModel) -> None:
 def _cache_of(loaded: LoadedModel, batch: dict[str, Any], answers: torch.Tensor) -> Any:
     """The cache `generate` would leave behind had it written these answers: prompt first, then token by token."""
     cache = loaded.model.generate(**batch, max_new_tokens=1, do_sample=False, return_dict_in_generate=True)
-    beam = NumberBeam(loaded.model, NumberVocabulary(loaded.processor.tokenizer))
+    beam = NumberBeam(whole_step(loaded.model), NumberVocabulary(loaded.processor.tokenizer))
     mask = batch["attention_mask"]
     for column in answers.T:
-        _, mask = beam._step(column[:, None], mask, cache.past_key_values, repeats=1)
+        _, mask = beam._grow(column[:, None], mask, cache.past_key_values, repeats=1)
     return cache.past_key_values
 
 

@@ -189,9 +189,7 @@ def test_two_points_of_real_photographs(samples_dir):
         fx, fy, cx, cy = row["intrinsics"][:4]
         rays = np.array([[(u - cx) / fx, (v - cy) / fy, 1.0] for u, v in row["pixel_coords"]])
         places = rays * np.array(row["depth"])[:, None]
-        view = make_view(
-            sample.load_image(), sample.camera, sample.uv, sample.z, config=ViewConfig(focal=300, grid=32)
-        )
+        view = make_view(sample.load_image(), sample.camera, sample.uv, sample.z, config=ViewConfig(focal=300, grid=32))
         for point in range(0, len(places), 9):
             here = replace(context(point, prompt="depthlm", seed=point), view=view, surface=None)
             for name in asked:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from depthlm.tasks.answers import AnswerKind
 
 PART_POINTS = 256  # what an interruption can cost
+BLOCK_IMAGES = 32  # in memory at a time
 # What only a number has, so that every summary has the same keys.
 _NUMBER_KEYS = (
     "delta1", "delta1_ci", "absrel", "rmse", "floor_delta1", "floor_constant", "interval_coverage", "scored"
@@ -127,7 +128,7 @@ def evaluate(
         records = _read_part(part, len(rows))
         if records is None:
             records = []
-            for block in _blocks(rows, max(4 * config.batch, 32)):
+            for block in _blocks(rows):
                 records += _ask_block(engine, data, block, plan, config.seed)
                 if progress is not None:
                     progress(start + len(records), len(chosen))
@@ -275,10 +276,11 @@ def _record(
     }
 
 
-def _blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Few enough points at a time that their images fit in memory, even at one point per image."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Few enough images at a time that they fit in memory; the questions about one image stay together."""
+    images = np.unique(rows[:, 0])
+    for start in range(0, len(images), BLOCK_IMAGES):
+        yield rows[np.isin(rows[:, 0], images[start : start + BLOCK_IMAGES])]
 
 
 def _number(value: float) -> float | None:

@@ -1,15 +1,17 @@
-"""Engine: questions about points in, numbers out. Batched greedy decoding for every model family."""
+"""Engine: questions about points in, numbers out. Greedy decoding for every model family, shared where it can be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, NumberVocabulary, find_number
+from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, NumberVocabulary, find_number, whole_step
 from depthlm.models.card import READINGS
+from depthlm.models.processor import ThinProcessor
 from depthlm.prompts import PROMPTS
 from depthlm.reference import draw_marks, get_reference
 from depthlm.tasks import Context, Subject, get_task
@@ -19,6 +21,7 @@ from depthlm.view import View, make_view
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
     from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from depthlm.models.loading import LoadedModel
     from depthlm.reference import Reference
     from depthlm.tasks.answers import AnswerKind
-    from depthlm.tasks.numbers import Reading
 
 Quantity = Literal["distance", "z"]
 
@@ -89,8 +91,8 @@ class Engine:
     batch: questions per forward pass. intervals: also report the uncalibrated interval, for a few more tokens. read:
     which number of the model's belief is the answer (card.READINGS), default what its card says; all but greedy
     cost the same few tokens, and fall back to the text where the belief is unknown.
-    reference: name of the reference, default the model's preferred one. Raises InputError for one its prompt has no
-    words for.
+    reference: name of the reference, default the model's preferred one. shares: whether questions about one picture
+    share its reading; the answers are the same. Raises InputError for a reference its prompt has no words for.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Engine:
         batch: int = 8,
         intervals: bool = True,
         read: str | None = None,
+        shares: bool = True,
     ) -> None:
         if batch < 1:
             raise InputError(f"batch is {batch}; expected at least 1")
@@ -120,6 +123,7 @@ class Engine:
             )
         self.text = get_reference("text", card.coordinate_range, card.rounding, card.half_pixel)
         self.view_config = loaded.view_config
+        self.shares = shares and isinstance(getattr(loaded, "processor", None), ThinProcessor)
         self._vocabulary: NumberVocabulary | None = None
 
     # --- from points to questions -----------------------------------------------------------------------------------
@@ -177,13 +181,21 @@ class Engine:
     # --- from questions to answers ----------------------------------------------------------------------------------
 
     def ask(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
-        """Answers in the order of the requests. progress: called with the number of answers that have come in."""
+        """Answers in the order of the requests. progress: called with the number of answers that have come in.
+
+        Neighbouring requests that show the same picture share its reading (inference/prefix.py); the others go through
+        the model whole, `batch` at a time.
+        """
         answers: list[Answer] = []
-        for start in range(0, len(requests), self.batch):
-            part = requests[start : start + self.batch]
-            answers += self._ask_batch(part)
-            if progress is not None:
-                progress(len(part))
+        for same, group in groupby(requests, key=self._shown):
+            asked = list(group)
+            size = len(asked) if same is not None and len(asked) > 1 else self.batch
+            for start in range(0, len(asked), size):
+                part = asked[start : start + size]
+                shared = self._ask_shared(part) if same is not None and len(part) > 1 else None
+                answers += self._ask_batch(part) if shared is None else shared
+                if progress is not None:
+                    progress(len(part))
         return answers
 
     def measure(
@@ -220,6 +232,37 @@ class Engine:
             text=[reply.text for reply in replies],
         )
 
+    def _shown(self, request: Request) -> int | None:
+        """What stands for the picture that a request shows, or None where it shows a picture of its own."""
+        return id(request.view) if self.shares and request.reference.kind == "text" else None
+
+    def _ask_shared(self, requests: Sequence[Request]) -> list[Answer] | None:
+        """Requests that show one picture; None when their texts differ before the picture is complete."""
+        from depthlm.inference.prefix import PrefixReader, common_length
+
+        model, processor = self.loaded.model, self.loaded.processor
+        assert isinstance(processor, ThinProcessor), "others share nothing"
+        first = processor.encode([requests[0].image()], requests[0].question, None, self.prompt.system)
+        rows = [processor.encode_ids(first.images, request.question, self.prompt.system) for request in requests]
+        length = common_length(rows)
+        if processor.image_token_id in rows[0][length:]:
+            return None
+        reader = PrefixReader(model, mrope=processor.family.mrope)
+        prefix = reader.read(first, length)
+        own = [row[length:] for row in rows]
+        ends = model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [processor.end_id if ends is None else ends]
+        answers: list[Answer] = []
+        size = reader.chunk(prefix, max(map(len, own)))
+        for start in range(0, len(own), size):
+            part = own[start : start + size]
+            decoded = reader.decode(prefix, part, pad=processor.pad_id, ends=ends, most=self.loaded.card.max_new_tokens)
+            answers += self._read(
+                requests[start : start + size], decoded.sequences, decoded.mask, decoded.cache,
+                lambda tokens, mask, cache, repeats: reader.step(prefix, tokens, mask, cache),
+            )  # fmt: skip
+        return answers
+
     def _ask_batch(self, requests: Sequence[Request]) -> list[Answer]:
         """One padded batch through `generate`; padding is on the left and masked, so the others do not matter."""
         import torch
@@ -240,12 +283,30 @@ class Engine:
                 num_beams=1,
                 return_dict_in_generate=True,
             )
-            ids = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
-            texts = [processor.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
-            readings = [r.kind.locate(text) for r, text in zip(requests, texts, strict=True)]
-            leaves: list[list[Any]] = [[] for _ in readings]
-            if self.intervals or self.read != "greedy":
-                leaves = self._leaves(output, inputs["attention_mask"], ids, readings)
+        return self._read(
+            requests, output.sequences, inputs["attention_mask"], output.past_key_values, whole_step(model)
+        )
+
+    def _read(
+        self, requests: Sequence[Request], sequences: torch.Tensor, prompt_mask: torch.Tensor, cache: Any, step: Any
+    ) -> list[Answer]:
+        """Texts and beliefs. sequences: [B, P + T], prompt_mask: [B, P], cache of the first P + T - 1 tokens."""
+        import torch
+
+        tokenizer = self.loaded.processor.tokenizer
+        ids: list[list[int]] = sequences[:, prompt_mask.shape[1] :].tolist()
+        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+        readings = [r.kind.locate(text) for r, text in zip(requests, texts, strict=True)]
+        leaves: list[list[Any]] = [[] for _ in readings]
+        if self.intervals or self.read != "greedy":
+            if self._vocabulary is None:
+                self._vocabulary = NumberVocabulary(tokenizer)
+            starts = [
+                None if reading is None else find_number(tokenizer, row, reading.literal, self._vocabulary)
+                for row, reading in zip(ids, readings, strict=True)
+            ]
+            with torch.inference_mode():
+                leaves = NumberBeam(step, self._vocabulary).leaves(sequences, prompt_mask, cache, starts)
         answers = []
         for request, text, reading, row in zip(requests, texts, readings, leaves, strict=True):
             if reading is None or not row:
@@ -256,19 +317,6 @@ class Engine:
             low, high = (belief.quantile(level) * unit for level in QUANTILES)
             answers.append(Answer(text, value, low, high, belief.mass))
         return answers
-
-    def _leaves(
-        self, output: Any, prompt_mask: Any, ids: list[list[int]], readings: list[Reading | None]
-    ) -> list[list[Any]]:
-        tokenizer = self.loaded.processor.tokenizer
-        if self._vocabulary is None:
-            self._vocabulary = NumberVocabulary(tokenizer)
-        starts = [
-            None if reading is None else find_number(tokenizer, row, reading.literal, self._vocabulary)
-            for row, reading in zip(ids, readings, strict=True)
-        ]
-        beam = NumberBeam(self.loaded.model, self._vocabulary)
-        return beam.leaves(output.sequences, prompt_mask, output.past_key_values, starts)
 
 
 def question_for(wanted: Quantity, card: ModelCard, answers: Quantity | None = None) -> Quantity:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
 
@@ -116,25 +118,43 @@ def find_number(tokenizer: Any, ids: list[int], literal: str, vocabulary: Number
     return start
 
 
+def whole_step(model: Any) -> Callable[[torch.Tensor, torch.Tensor, Any, int], torch.Tensor]:
+    """NumberBeam's step where the cache holds whole conversations, image included."""
+
+    def step(tokens: torch.Tensor, mask: torch.Tensor, cache: Any, repeats: int) -> torch.Tensor:
+        positions = mask.sum(dim=1, keepdim=True) - 1
+        deltas = getattr(getattr(model, "model", None), "rope_deltas", None)
+        if deltas is not None:  # M-RoPE: text after an image continues at an offset, the same on all three axes
+            positions = (positions + deltas.repeat_interleave(repeats, dim=0))[None].expand(3, -1, -1)
+        logits: torch.Tensor = model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).logits[:, -1]
+        return logits
+
+    return step
+
+
 class NumberBeam:
     """Follows the numbers a model could have written, on the key-value cache its greedy answer left behind.
 
     Tokens the greedy answer wrote after the branching point stay in the cache but are masked out, so rows may branch
     at different places and no cache is ever cut.
 
-    width: numbers followed at a time. levels: tokens looked at. negligible: probability below which none is followed.
+    step: feeds tokens [B, 1] after the cache, with the mask [B, C + 1] of what counts -> [B, V] logits of the next; it
+    is told how many neighbouring rows come from one question. width: numbers followed at a time. levels: tokens looked
+    at. negligible: probability below which none is followed.
     """
 
     def __init__(
         self,
-        model: Any,
+        step: Callable[[torch.Tensor, torch.Tensor, Any, int], torch.Tensor],
         vocabulary: NumberVocabulary,
         *,
         width: int = 8,
         levels: int = 3,
         negligible: float = 1e-3,
     ) -> None:
-        self.model, self.vocabulary = model, vocabulary
+        self.step, self.vocabulary = step, vocabulary
         self.width, self.levels, self.negligible = width, levels, negligible
 
     def leaves(
@@ -156,7 +176,7 @@ class NumberBeam:
         mask = torch.ones(rows, cached, dtype=torch.long, device=device)
         mask[:, :prompt] = prompt_mask.to(mask)
         mask = mask * (columns[None] < keep[:, None])
-        logits, mask = self._step(sequences.gather(1, keep[:, None]), mask, cache, repeats=1)
+        logits, mask = self._grow(sequences.gather(1, keep[:, None]), mask, cache, repeats=1)
         found: list[list[Leaf]] = [[] for _ in starts]
         beams = [self._begin(row, found[i]) if starts[i] is not None else [] for i, row in enumerate(logits)]
         for level in range(1, self.levels):
@@ -168,7 +188,7 @@ class NumberBeam:
             # Slot k of a row continues slot `parents[row][k]` of the level before (level 1: the row itself).
             source = torch.tensor([row * repeats + p for row, slots in enumerate(parents) for p in slots]).to(device)
             cache.reorder_cache(source)
-            logits, mask = self._step(tokens.to(device), mask[source], cache, repeats=self.width)
+            logits, mask = self._grow(tokens.to(device), mask[source], cache, repeats=self.width)
             beams = [
                 self._continue(logits[i * self.width : (i + 1) * self.width], beam, found[i])
                 for i, beam in enumerate(beams)
@@ -177,21 +197,15 @@ class NumberBeam:
             found[i] += [Leaf(literal, mass, True) for _, _, literal, mass in beam]
         return found
 
-    def _step(
+    def _grow(
         self, tokens: torch.Tensor, mask: torch.Tensor, cache: Any, repeats: int
     ) -> tuple[NDArray[np.float32], torch.Tensor]:
         """One token per row -> probabilities [B, V] of the next, and the mask grown by that token."""
         import torch
 
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        positions = mask.sum(dim=1, keepdim=True) - 1
-        deltas = getattr(getattr(self.model, "model", None), "rope_deltas", None)
-        if deltas is not None:  # M-RoPE: text after an image continues at an offset, the same on all three axes
-            positions = (positions + deltas.repeat_interleave(repeats, dim=0))[None].expand(3, -1, -1)
-        output = self.model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        return torch.softmax(output.logits[:, -1].float(), dim=-1).cpu().numpy(), mask
+        logits = self.step(tokens, mask, cache, repeats)
+        return torch.softmax(logits.float(), dim=-1).cpu().numpy(), mask
 
     def _begin(self, probabilities: NDArray[np.float32], leaves: list[Leaf]) -> list[tuple[int, int, str, float]]:
         ids = self.vocabulary.first_ids

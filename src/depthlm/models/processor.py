@@ -165,8 +165,7 @@ class ThinProcessor(ChatProcessor):
         Raises ValueError for a view the image processor would resample, or a template that drops images.
         """
         pixels = self.encode_images(images)
-        grids = pixels["image_grid_thw" if self.family.images == "patches" else "image_sizes"]
-        ids = self._expand(self.tokenize(self.render(len(images), question, system)), grids)
+        ids = self.encode_ids(pixels, question, system)
         tail, tail_labels = self.answer_tokens(answer, prefill, system)
         input_ids = torch.tensor(ids + tail, dtype=torch.int64)
         return Encoded(
@@ -175,6 +174,11 @@ class ThinProcessor(ChatProcessor):
             mm_token_type_ids=(input_ids == self.image_token_id).to(torch.int64),
             images=pixels,
         )
+
+    def encode_ids(self, images: dict[str, torch.Tensor], question: str, system: str | None = None) -> list[int]:
+        """Token ids of a question about pictures that are encoded already (`Encoded.images`), up to its answer."""
+        grids = images["image_grid_thw" if self.family.images == "patches" else "image_sizes"]
+        return self._expand(self.tokenize(self.render(len(grids), question, system)), grids)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write tokenizer files, chat template and preprocessor_config.json with the size limits in it."""

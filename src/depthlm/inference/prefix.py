@@ -1,0 +1,233 @@
+"""Many questions about one image for the price of one: what they begin with is read once.
+
+With text coordinates, the conversations about an image differ in their last tokens only. The common beginning (turn
+header, image, words up to the first coordinate) goes through the model once; its keys and values are shared by every
+question, never copied: attention over the shared part and over a question's own tokens are computed apart and merged
+by their log-sum-exp, which is exact. Each question then costs its own few tokens and its number.
+
+The language model runs unchanged (transformers' attention interface); the result equals `generate` on each whole
+conversation (tests/test_prefix.py).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface, DynamicCache
+from transformers.generation import RepetitionPenaltyLogitsProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from depthlm.models.chat import Encoded
+
+ATTENTION = "depthlm_shared_prefix"
+SCORE_BYTES = 256 << 20  # of the scores of one layer over the shared part: what bounds the questions in one chunk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedPrefix:
+    """What several conversations begin with, read by the model.
+
+    keys, values: per layer [Hkv, P, D], rotated. length: P tokens. next_position: rotary position of the next token.
+    """
+
+    ids: torch.Tensor
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    next_position: int
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """Greedy answers of one chunk. sequences: [N, S + T] own ids of each question (left padded), then its answer.
+
+    mask: [N, S] which of the first S are no padding. cache: keys and values of the first S + T - 1.
+    """
+
+    sequences: torch.Tensor
+    mask: torch.Tensor
+    cache: DynamicCache
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """[N] token ids of the answers, padding after the end included."""
+        answers: list[list[int]] = self.sequences[:, self.mask.shape[1] :].tolist()
+        return answers
+
+
+def common_length(rows: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all rows share, at least one of each row's left over."""
+    shortest = min(len(row) for row in rows) - 1
+    first = rows[0]
+    for i in range(shortest):
+        if any(row[i] != first[i] for row in rows):
+            return i
+    return shortest
+
+
+class PrefixReader:
+    """Asks one model questions that share a beginning. score_bytes: memory for attention scores over it."""
+
+    def __init__(self, model: Any, *, mrope: bool, score_bytes: int = SCORE_BYTES) -> None:
+        self.model, self.mrope, self.score_bytes = model, mrope, score_bytes
+        self.text_config = model.config.get_text_config()
+
+    @torch.inference_mode()
+    def read(self, conversation: Encoded, length: int) -> SharedPrefix:
+        """Read the first `length` tokens of a conversation, its image among them."""
+        device, dtype = self.model.device, self.model.dtype
+        ids = conversation.input_ids[:length]
+        inputs = {name: value.to(device) for name, value in conversation.images.items()}
+        inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+        if self.mrope:
+            inputs["mm_token_type_ids"] = conversation.mm_token_type_ids[None, :length].to(device)
+        cache = DynamicCache(config=self.text_config)
+        self.model.model(
+            input_ids=ids[None].to(device),
+            attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
+            past_key_values=cache,
+            use_cache=True,
+            **inputs,
+        )
+        delta = int(self.model.model.rope_deltas[0, 0]) if self.mrope else 0
+        keys, values = ([getattr(layer, name)[0] for layer in cache.layers] for name in ("keys", "values"))
+        return SharedPrefix(ids.to(device), keys, values, length + delta)
+
+    def chunk(self, prefix: SharedPrefix, tokens: int) -> int:
+        """Questions of so many own tokens whose scores over the prefix, and logits, fit the budget; at least one."""
+        scores = self.text_config.num_attention_heads * prefix.length * tokens
+        return max(1, self.score_bytes // (4 * max(scores, self.text_config.vocab_size)))
+
+    @torch.inference_mode()
+    def decode(
+        self, prefix: SharedPrefix, rows: Sequence[Sequence[int]], *, pad: int, ends: Sequence[int], most: int
+    ) -> Decoded:
+        """Continue each row of own token ids greedily until an end token, at most `most` tokens."""
+        device = self.model.device
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), pad, dtype=torch.long)
+        mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, length - len(row) :] = torch.tensor(row)
+            mask[i, length - len(row) :] = 1
+        sequences, mask = ids.to(device), mask.to(device)
+        cache, seen, fed = DynamicCache(config=self.text_config), mask, sequences
+        finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        stop = torch.tensor(list(ends), device=device)
+        for _ in range(most):
+            logits = self._penalise(self.step(prefix, fed, seen, cache), prefix, sequences, mask)
+            token = logits.argmax(dim=-1).masked_fill(finished, pad)
+            finished |= torch.isin(token, stop)
+            sequences = torch.cat([sequences, token[:, None]], dim=1)
+            if finished.all():
+                break
+            fed, seen = token[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+        return Decoded(sequences, mask, cache)
+
+    @torch.inference_mode()
+    def step(self, prefix: SharedPrefix, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """Feed ids [N, L] whose rows continue the prefix and the cache -> [N, V] float32 logits of the next token.
+
+        mask: [N, C + L] which of the C cached own tokens and of the ids count.
+        """
+        rows, length = ids.shape
+        columns = mask.shape[1]
+        causal = torch.ones(length, columns, dtype=torch.bool, device=ids.device).tril(columns - length)
+        allowed = causal & mask.bool()[:, None]
+        positions = (mask.cumsum(dim=1)[:, -length:] - 1 + prefix.next_position).clamp_min(0)
+        with _attention_over(prefix, self.model):
+            hidden = self.model.model(
+                input_ids=ids,
+                attention_mask=allowed[:, None],
+                position_ids=positions.expand(3, rows, length) if self.mrope else positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+        logits: torch.Tensor = self.model.lm_head(hidden[:, -1]).float()
+        return logits
+
+    def _penalise(
+        self, logits: torch.Tensor, prefix: SharedPrefix, sequences: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """What `generate` does to greedy decoding when a checkpoint's generation config asks for it."""
+        penalty = getattr(self.model.generation_config, "repetition_penalty", None)
+        if penalty in (None, 1.0):
+            return logits
+        own = sequences.clone()
+        own[:, : mask.shape[1]] = torch.where(mask.bool(), own[:, : mask.shape[1]], prefix.ids[0])
+        seen = torch.cat([prefix.ids.expand(len(own), -1), own], dim=1)
+        penalised: torch.Tensor = RepetitionPenaltyLogitsProcessor(penalty)(seen, logits)
+        return penalised
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+_ACTIVE: list[SharedPrefix] = []
+
+
+@contextmanager
+def _attention_over(prefix: SharedPrefix, model: Any) -> Iterator[None]:
+    """While it lasts, the language model's attention also covers the shared keys and values."""
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = ATTENTION
+    _ACTIVE.append(prefix)
+    try:
+        yield
+    finally:
+        _ACTIVE.pop()
+        config._attn_implementation = before
+
+
+def _shared_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Query [N, H, L, D], own key and value [N, Hkv, C, D], mask [N, 1, L, C] bool -> [N, L, H, D].
+
+    Softmax over the shared and the own keys together: each part's own softmax, weighted by the share of its mass.
+    """
+    prefix = _ACTIVE[-1]
+    rows, heads, length, width = query.shape
+    groups = key.shape[1]
+    query = query.reshape(rows, groups, heads // groups * length, width) * scaling  # [N, G, hL, D]
+    shared_key, shared_value = prefix.keys[module.layer_idx], prefix.values[module.layer_idx]  # [G, P, D]
+    flat = query.transpose(0, 1).reshape(groups, -1, width)  # [G, N h L, D]
+    over_shared, mass_shared = _attend(flat, shared_key, shared_value, None)
+    over_shared = over_shared.view(groups, rows, -1, width).transpose(0, 1)
+    mass_shared = mass_shared.view(groups, rows, -1).transpose(0, 1)
+    mask = attention_mask.expand(rows, heads // groups, length, -1).reshape(rows, 1, -1, key.shape[2])
+    over_own, mass_own = _attend(query, key, value, mask)
+    share = torch.sigmoid(mass_shared - mass_own)[..., None].to(query.dtype)
+    merged = over_shared * share + over_own * (1 - share)  # [N, G, hL, D]
+    merged = merged.view(rows, heads, length, width).transpose(1, 2)
+    return merged.contiguous(), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax attention [..., L, D] and the logarithm of its mass [..., L]; rows that see nothing have mass -inf."""
+    scores = (query @ key.transpose(-1, -2)).float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    mass = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - mass.clamp_min(torch.finfo(torch.float32).min)[..., None])
+    return weights.to(value.dtype) @ value, mass
+
+
+AttentionInterface.register(ATTENTION, _shared_attention)

@@ -1,0 +1,136 @@
+"""Questions that share the reading of their image are answered as each alone would be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import DynamicCache
+
+from depthlm.camera import Camera
+from depthlm.inference.engine import Engine
+from depthlm.inference.prefix import PrefixReader, common_length
+from depthlm.models.loading import load_model
+from tiny import build_tiny
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "pixtral")
+POINTS = np.array([[3.0, 4.0], [120.0, 71.0], [64.0, 8.0], [0.0, 95.0], [77.0, 50.0], [111.0, 2.0], [9.0, 9.0]])
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request, tmp_path_factory):
+    model = load_model(build_tiny(request.param, tmp_path_factory.mktemp("prefix") / request.param))
+    model.card.focal = 100.0
+    return model
+
+
+def picture(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (96, 128, 3), dtype=np.uint8))
+
+
+def requests(loaded, seed=0, points=POINTS, **options):
+    engine = Engine(loaded, reference="text", **options)
+    return engine, engine.requests(picture(seed), Camera.from_focal(100.0, 128, 96), points)
+
+
+def conversations(loaded):
+    """(first conversation encoded, token ids of all)."""
+    engine, asked = requests(loaded)
+    processor, system = loaded.processor, engine.prompt.system
+    encoded = [processor.encode([r.image()], r.question, None, system) for r in asked]
+    return encoded[0], [item.input_ids.tolist() for item in encoded]
+
+
+def test_logits_equal_those_of_whole_conversations(loaded):
+    first, rows = conversations(loaded)
+    length = common_length(rows)
+    assert first.mm_token_type_ids[:length].sum() == first.mm_token_type_ids.sum() or not loaded.processor.family.mrope
+    reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope)
+    prefix = reader.read(first, length)
+    own = max(len(row) for row in rows) - length
+    ids = torch.zeros(len(rows), own, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, own - len(row) + length :] = torch.tensor(row[length:])
+        mask[i, own - len(row) + length :] = 1
+    cache = DynamicCache(config=loaded.model.config.get_text_config())
+    shared = reader.step(prefix, ids, mask, cache)
+    assert cache.get_seq_length() == own
+    further = torch.arange(len(rows))[:, None] + 5  # and one more token each
+    grown = reader.step(prefix, further, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1), cache)
+    processor = loaded.processor
+    for i, row in enumerate(rows):
+        ids = torch.tensor([[*row, int(further[i, 0])]])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **first.images}
+        if processor.needs_token_types:
+            inputs["mm_token_type_ids"] = (ids == processor.image_token_id).long()
+        with torch.no_grad():
+            whole = loaded.model(**inputs, use_cache=False).logits[0].float()
+        limit = 1e-5 * whole.abs().max()
+        assert (shared[i] - whole[-2]).abs().max() <= limit
+        assert (grown[i] - whole[-1]).abs().max() <= limit
+    assert loaded.model.config.get_text_config()._attn_implementation != "depthlm_shared_prefix"
+
+
+@pytest.mark.parametrize("read", ["greedy", "median"])
+def test_answers_equal_those_asked_alone(loaded, read, monkeypatch):
+    shared, asked = requests(loaded, read=read)
+    alone = Engine(loaded, reference="text", read=read, shares=False, batch=3)
+    expected = alone.ask(asked)
+    monkeypatch.setattr(Engine, "_ask_batch", lambda *_: pytest.fail("asked alone"))
+    compare(shared.ask(asked), expected)
+
+
+def compare(found, expected):
+    assert [a.text for a in found] == [b.text for b in expected]
+    for a, b in zip(found, expected, strict=True):
+        for name in ("value", "low", "high", "mass"):
+            assert getattr(a, name) == (None if getattr(b, name) is None else pytest.approx(getattr(b, name), rel=1e-4))
+
+
+def test_chunks_and_order_do_not_matter(loaded, monkeypatch):
+    engine, asked = requests(loaded)
+    whole = engine.ask(asked)
+    monkeypatch.setattr(PrefixReader, "chunk", lambda *_: 2)
+    compare(engine.ask(asked), whole)
+    compare(engine.ask(asked[::-1]), whole[::-1])
+
+
+def test_several_images_and_single_questions(loaded):
+    engine, asked = requests(loaded)
+    _, other = requests(loaded, seed=1, points=POINTS[:1])
+    _, third = requests(loaded, seed=2, points=POINTS[2:5])
+    mixed = [*asked[:3], *other, *third]
+    compare(engine.ask(mixed), Engine(loaded, reference="text", shares=False).ask(mixed))
+
+
+def test_markers_show_each_a_picture_of_its_own(loaded, monkeypatch):
+    engine = Engine(loaded, reference="arrow")
+    asked = engine.requests(picture(), Camera.from_focal(100.0, 128, 96), POINTS[[4, 2]])
+    monkeypatch.setattr(Engine, "_ask_shared", lambda *_: pytest.fail("shared"))
+    assert len(engine.ask(asked)) == 2
+
+
+def test_a_repetition_penalty_is_applied_as_generate_does(loaded, monkeypatch):
+    monkeypatch.setattr(loaded.model.generation_config, "repetition_penalty", 1.4)
+    engine, asked = requests(loaded, intervals=False)
+    penalised = engine.ask(asked)
+    compare(penalised, Engine(loaded, reference="text", intervals=False, shares=False).ask(asked))
+
+
+def test_the_memory_budget_bounds_a_chunk(loaded):
+    first, rows = conversations(loaded)
+    reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope, score_bytes=1 << 16)
+    prefix = reader.read(first, common_length(rows))
+    heads, vocabulary = reader.text_config.num_attention_heads, reader.text_config.vocab_size
+    assert reader.chunk(prefix, 7) == (1 << 16) // (4 * max(heads * prefix.length * 7, vocabulary))
+    assert PrefixReader(loaded.model, mrope=False, score_bytes=1).chunk(prefix, 7) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [([[1, 2, 3]], 2), ([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2, 3]], 1), ([[1], [2]], 0), ([[5, 1], [6, 1]], 0)],
+)
+def test_common_length_leaves_each_row_a_token(rows, length):
+    assert common_length(rows) == length
