@@ -166,7 +166,7 @@ class ThinProcessor(ChatProcessor):
         """
         pixels = self.encode_images(images)
         grids = pixels["image_grid_thw" if self.family.images == "patches" else "image_sizes"]
-        ids = self._expand(self.tokenize(self.render(len(images), question, system)), grids)
+        ids = self.expand(self.tokenize(self.render(len(images), question, system)), grids)
         tail, tail_labels = self.answer_tokens(answer, prefill, system)
         input_ids = torch.tensor(ids + tail, dtype=torch.int64)
         return Encoded(
@@ -197,8 +197,8 @@ class ThinProcessor(ChatProcessor):
             }
             _write_json(Path(folder) / "processor_config.json", names)
 
-    def _expand(self, ids: list[int], grids: torch.Tensor) -> list[int]:
-        """Replace each single image token by its image's placeholders."""
+    def expand(self, ids: list[int], grids: torch.Tensor) -> list[int]:
+        """Replace each single image token of a rendered text by its image's placeholders."""
         out: list[int] = []
         images = iter(grids)
         for token in ids:
