@@ -1,6 +1,6 @@
 """Draws docs/img/two-images.png: two pictures of a room, and what docs/tasks.md says of the motion between them.
 
-    python examples/two_images.py [OUT]
+python examples/two_images.py [OUT]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The worked example of docs/tasks.md.
 YAW, PITCH, ROLL = 30.0, 10.0, -5.0
 WAY = (0.5, -0.1, 2.0)
-SCENE, VIEW = 9_100_004, 2  # a room with space ahead of the camera
+SCENE, VIEW = 9_100_007, 2  # a room with space ahead of the camera
 FIRST, SECOND = "#1f6fb4", "#c8501e"
 MATCHES = 6
 
@@ -86,7 +86,7 @@ def draw(out: Path) -> None:
 
 
 def from_above(axes: Axes) -> None:
-    """x and z: where the second camera stands, and yaw."""
+    """From above, x and z: where the second camera stands, and yaw."""
     x, _, z = WAY
     _camera(axes, (0, 0), 0, FIRST, "camera 1")
     _camera(axes, (x, z), YAW, SECOND, "camera 2")
@@ -99,7 +99,7 @@ def from_above(axes: Axes) -> None:
 
 
 def from_the_side(axes: Axes) -> None:
-    """z and y of a camera that has yawed already: pitch."""
+    """From its left, z and y of a camera that has yawed already: pitch."""
     axes.plot([0, 1.5], [0, 0], ":", color="grey")
     axes.text(1.5, 0.12, "forward, after yaw", fontsize=8, ha="right", va="center", color="grey")
     tip = 1.5 * np.cos(np.radians(PITCH)), -1.5 * np.sin(np.radians(PITCH))
@@ -110,7 +110,7 @@ def from_the_side(axes: Axes) -> None:
 
 
 def from_behind(axes: Axes) -> None:
-    """x and y of a camera that has yawed and pitched already: roll."""
+    """From behind, x and y of a camera that has yawed and pitched already: roll."""
     axes.plot([-1, 1], [0, 0], ":", color="grey")
     turn = np.radians(ROLL)
     right, down = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
@@ -135,7 +135,13 @@ def _camera(axes: Axes, place: tuple[float, float], yaw: float, colour: str, nam
 
 
 def _arc(
-    axes: Axes, centre: tuple[float, float], radius: float, start: float, stop: float, text: str, at: tuple[float, float]
+    axes: Axes,
+    centre: tuple[float, float],
+    radius: float,
+    start: float,
+    stop: float,
+    text: str,
+    at: tuple[float, float],
 ) -> None:
     angles = np.radians(np.linspace(start, stop, 20))
     axes.plot(centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles), color=SECOND, lw=1)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from depthlm.motion import angle_between, relative_pose, rotation_angle, rotation_matrix, yaw_pitch_roll
+from depthlm.tasks import get_task
+from test_tasks import context
 
 ANGLES = st.tuples(st.floats(-179, 179), st.floats(-89, 89), st.floats(-179, 179))
 
@@ -91,9 +93,12 @@ def test_the_worked_example_of_the_documentation():
     assert motion[1, :2] == pytest.approx((np.cos(p) * np.sin(r), np.cos(p) * np.cos(r)), abs=1e-4)
     assert motion[:3, 3] == pytest.approx((0.5, -0.1, 2.0))
     assert yaw_pitch_roll(motion[:3, :3]) == pytest.approx((30, 10, -5), abs=0.02)
-    answers = re.findall(r"^\| `\w+` \| (.*?) \|", text, re.MULTILINE)
+    answers = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", text.partition("### A worked example")[2], re.MULTILINE)
+    assert [name for name, _, _ in answers] == ["moved", "rotation", "direction", "angle"]
+    for name, english, nano in answers:
+        assert get_task(name).ask(context(prompt="depthlm", motion=motion)).answer == english
+        assert get_task(name).ask(context(prompt="nano", motion=motion)).answer == nano
+    assert f"{np.linalg.norm(motion[:3, 3]):.2f}" in answers[0][1]
     unit = motion[:3, 3] / np.linalg.norm(motion[:3, 3])
-    assert f"{np.linalg.norm(motion[:3, 3]):.2f}" in answers[0]
-    assert answers[1] == "Yaw=+30.0°, Pitch=+10.0°, Roll=-5.0°"
-    assert "({:+.2f}, {:+.2f}, {:+.2f})".format(*unit) in answers[2]
-    assert f"{np.degrees(Rotation.from_matrix(motion[:3, :3]).magnitude()):.1f}" in answers[3]
+    assert "({:+.2f}, {:+.2f}, {:+.2f})".format(*unit) in answers[2][1]
+    assert f"{np.degrees(Rotation.from_matrix(motion[:3, :3]).magnitude()):.1f}" in answers[3][1]

