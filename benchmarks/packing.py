@@ -75,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     equal: dict[str, bool] = {}
     for name, prompt in PROMPTS.items():
         asked = questions(prompt, max(counts), width, height)
-        row = encode_row(processor, image, asked[:1])
+        row = encode_row(processor, [image], asked[:1])
         tokens[name] = len(row.questions[0][0])
         rates[name] = {}
         for count in counts:
@@ -149,7 +149,7 @@ def questions(name: str, count: int, width: int, height: int) -> list[Question]:
 def batch_of(processor: ThinProcessor, image: Image.Image, asked: Sequence[Question], way: str) -> dict[str, Any]:
     """One row for all questions, or one for each."""
     groups = [[question] for question in asked] if way == "unpacked" else [asked]
-    return collate_rows(processor, [encode_row(processor, image, group, turns=way == "turns") for group in groups])
+    return collate_rows(processor, [encode_row(processor, [image], group, turns=way == "turns") for group in groups])
 
 
 def step(processor: ThinProcessor, model: Any, image: Image.Image, asked: Sequence[Question], way: str) -> float:

@@ -282,6 +282,44 @@ def test_predict_of_other_tasks(
     assert "no answer to nearer" in run(capsys, *two, "--task", "nearer")[1]
 
 
+def test_predict_of_two_images(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path, photo: Path
+) -> None:
+    from depthlm.inference.engine import Answer, Engine
+
+    says, asked = {}, []
+
+    def ask(self, requests):
+        asked.extend(requests)
+        return [Answer(says["text"], r.kind.read(says["text"])) for r in requests]
+
+    monkeypatch.setattr(Engine, "_ask_batch", ask)
+    pair = ("predict", tiny_model, photo, photo, "--focal", 50)
+    says["text"] = "<answer>2.06</answer>"
+    (result,) = json.loads(run(capsys, *pair, "--task", "moved", "--json")[1])["images"]
+    assert result["second"] == str(photo)
+    assert [(q["points"], q["value"], q["pixel"]) for q in result["questions"]] == [([], 2.06, None)]
+    assert len(asked[0].images()) == 2
+    says["text"] = "Yaw=+30.0°, Pitch=+10.0°, Roll=-5.0°"
+    assert "rotation (30.00, 10.00, -5.00) degrees" in run(capsys, *pair, "--task", "rotation")[1]
+    says["text"] = "(1000, 1000)"  # the middle of the second view, which is padded
+    width, height = asked[0].second.image.size
+    match = (*pair, "--task", "match", "--point", "3,3", "--point", "60,40")
+    said = json.loads(run(capsys, *match, "--json")[1])["images"][0]["questions"]
+    assert [q["points"] for q in said] == [[[3, 3]], [[60, 40]]]
+    expected = asked[0].second.transform.inverse([width / 2, height / 2])[0]
+    assert all(q["pixel"] == pytest.approx(expected) for q in said)
+    assert "of the second image" in run(capsys, *match)[1]
+    for arguments, message in [
+        ((*pair[:3], "--task", "moved"), "is about two images, the first and the second; 1 given"),
+        ((*pair, "--task", "moved", "--point", "3,3"), "task moved is about 0 points at a time; 1 were given"),
+        ((*pair, "--task", "match"), "task match is about points; give --point U,V"),
+    ]:
+        status, _, err = run(capsys, *arguments)
+        assert (status, err.count("\n")) == (2, 1)
+        assert message in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -53,6 +53,31 @@ def test_batch_of_one_equals_batch_of_many(loaded: LoadedModel, reference: str) 
             assert a.mass == pytest.approx(b.mass, abs=1e-4)
 
 
+def test_two_pictures_are_asked_about_as_one(loaded: LoadedModel) -> None:
+    """Alone and in a batch with one-picture questions; the second picture and the order of the two matter."""
+    engine = Engine(loaded, reference="text")
+    pictures = [(picture(*size, seed), camera_for(loaded, *size)) for seed, size in enumerate([(64, 48), (97, 30)])]
+    views = [engine.whole_view(image, camera) for image, camera in pictures]
+    question = "How many meters has the camera moved between these 2 images?"
+    pairs = [
+        Request(first, np.empty((0, 2)), question, engine.reference, second=second)
+        for first, second in (views, views[::-1], (views[0], views[0]))
+    ]
+    singles = engine.requests(*pictures[0], [(3.0, 4.0)])
+    together = Engine(loaded, reference="text", batch=4).ask([*pairs, *singles])
+    alone = Engine(loaded, reference="text", batch=1).ask([*pairs, *singles])
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [len(request.images()) for request in [*pairs, *singles]] == [2, 2, 2, 1]
+    logits = []
+    for request in pairs:
+        inputs = loaded.processor.collate([loaded.processor.encode(request.images(), question)])
+        inputs.pop("labels")
+        with torch.inference_mode():
+            logits.append(loaded.model(**inputs).logits[0, -1])
+    for a, b in ((0, 1), (0, 2)):
+        assert (logits[a] - logits[b]).abs().max() > 1e-5 * logits[a].abs().max()
+
+
 def test_logits_do_not_depend_on_the_batch(loaded: LoadedModel) -> None:
     """The same at the level of numbers: left padding and other rows change the next-token logits by < 1e-4."""
     processor, model = loaded.processor, loaded.model
@@ -178,7 +203,7 @@ def test_marker_at_the_border_is_padded_into_view(loaded: LoadedModel) -> None:
     engine = Engine(loaded, reference="arrow")
     for request in engine.requests(picture(), camera_for(loaded), POINTS):
         assert engine.reference.fits(request.uv[0], request.view.image.width, request.view.image.height)
-        assert np.abs(np.asarray(request.image(), int) - np.asarray(request.view.image, int)).max() > 0
+        assert np.abs(np.asarray(request.images()[0], int) - np.asarray(request.view.image, int)).max() > 0
 
 
 def test_text_requests_share_their_view(loaded: LoadedModel) -> None:

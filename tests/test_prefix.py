@@ -38,7 +38,7 @@ def conversations(loaded):
     """(first conversation encoded, token ids of all)."""
     engine, asked = requests(loaded)
     processor, system = loaded.processor, engine.prompt.system
-    encoded = [processor.encode([r.image()], r.question, None, system) for r in asked]
+    encoded = [processor.encode(r.images(), r.question, None, system) for r in asked]
     return encoded[0], [item.input_ids.tolist() for item in encoded]
 
 

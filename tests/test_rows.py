@@ -45,8 +45,8 @@ def logits_at_answers(loaded, rows):
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (4, 2)])
 def test_packed_questions_give_the_logits_of_each_asked_alone(tiny, size):
     image = picture(*size, tiny.processor.grid)
-    packed, labels = logits_at_answers(tiny, [encode_row(tiny.processor, image, QUESTIONS)])
-    alone = [logits_at_answers(tiny, [encode_row(tiny.processor, image, [qa])]) for qa in QUESTIONS]
+    packed, labels = logits_at_answers(tiny, [encode_row(tiny.processor, [image], QUESTIONS)])
+    alone = [logits_at_answers(tiny, [encode_row(tiny.processor, [image], [qa])]) for qa in QUESTIONS]
     expected = torch.cat([logits for logits, _ in alone])
     assert torch.equal(labels, torch.cat([target for _, target in alone]))
     assert (packed - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -54,8 +54,8 @@ def test_packed_questions_give_the_logits_of_each_asked_alone(tiny, size):
 
 def test_rows_of_unequal_size_do_not_disturb_each_other(tiny):
     rows = [
-        encode_row(tiny.processor, picture(3, 2, tiny.processor.grid, 1), QUESTIONS),
-        encode_row(tiny.processor, picture(1, 1, tiny.processor.grid, 2), QUESTIONS[:1]),
+        encode_row(tiny.processor, [picture(3, 2, tiny.processor.grid, 1)], QUESTIONS),
+        encode_row(tiny.processor, [picture(1, 1, tiny.processor.grid, 2)], QUESTIONS[:1]),
     ]
     together, _ = logits_at_answers(tiny, rows)
     alone = torch.cat([logits_at_answers(tiny, [row])[0] for row in rows])
@@ -64,7 +64,7 @@ def test_rows_of_unequal_size_do_not_disturb_each_other(tiny):
 
 def test_one_question_is_the_conversation_the_processor_encodes(tiny):
     image = picture(2, 3, tiny.processor.grid)
-    row = encode_row(tiny.processor, image, QUESTIONS[:1])
+    row = encode_row(tiny.processor, [image], QUESTIONS[:1])
     encoded = tiny.processor.encode([image], QUESTIONS[0].text, QUESTIONS[0].answer)
     batch = collate_rows(tiny.processor, [row])
     assert torch.equal(batch["input_ids"][0], encoded.input_ids)
@@ -72,7 +72,7 @@ def test_one_question_is_the_conversation_the_processor_encodes(tiny):
 
 
 def test_positions_are_those_of_transformers(tiny):
-    row = encode_row(tiny.processor, picture(4, 2, tiny.processor.grid), QUESTIONS[:1])
+    row = encode_row(tiny.processor, [picture(4, 2, tiny.processor.grid)], QUESTIONS[:1])
     batch = collate_rows(tiny.processor, [row])
     if not tiny.processor.family.mrope:
         assert torch.equal(batch["position_ids"][0], torch.arange(row.length)), "1-D: they count on"
@@ -87,7 +87,7 @@ def test_positions_are_those_of_transformers(tiny):
 
 def test_turns_are_one_conversation_of_the_template(tiny):
     processor = tiny.processor
-    row = encode_row(processor, picture(3, 2, processor.grid), QUESTIONS, turns=True)
+    row = encode_row(processor, [picture(3, 2, processor.grid)], QUESTIONS, turns=True)
     batch = collate_rows(processor, [row])
     messages = []
     for number, question in enumerate(QUESTIONS):
@@ -96,7 +96,7 @@ def test_turns_are_one_conversation_of_the_template(tiny):
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": question.answer}]
     whole = processor.tokenizer.apply_chat_template(messages, tokenize=False)
     grids = batch.get("image_grid_thw", batch.get("image_sizes"))
-    expected = processor._expand(processor.tokenize(whole), grids)
+    expected = processor.expand(processor.tokenize(whole), grids)
     ids = batch["input_ids"][0].tolist()
     assert processor.tokenizer.decode(ids) == processor.tokenizer.decode(expected[: len(ids)])
     assert not processor.tokenizer.decode(expected[len(ids) :]).strip(), "nothing but the template's last line break"
@@ -109,7 +109,7 @@ def test_turns_are_one_conversation_of_the_template(tiny):
 
 def test_turns_see_all_that_came_before(tiny):
     rows = [
-        encode_row(tiny.processor, picture(2, size, tiny.processor.grid), QUESTIONS[: size + 1], turns=True)
+        encode_row(tiny.processor, [picture(2, size, tiny.processor.grid)], QUESTIONS[: size + 1], turns=True)
         for size in (1, 2)
     ]
     batch = collate_rows(tiny.processor, rows)
@@ -128,13 +128,68 @@ def test_turns_see_all_that_came_before(tiny):
 
 def test_one_turn_is_one_question(tiny):
     image = picture(2, 2, tiny.processor.grid)
-    one, other = (collate_rows(tiny.processor, [encode_row(tiny.processor, image, QUESTIONS[:1], turns=turns)])
+    one, other = (collate_rows(tiny.processor, [encode_row(tiny.processor, [image], QUESTIONS[:1], turns=turns)])
                   for turns in (False, True))  # fmt: skip
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+TWO = [(1, 3), (4, 2)]  # columns and rows of two unequal pictures
+
+
+@pytest.mark.parametrize("sizes", [TWO, TWO[::-1], [(1, 1), (1, 1)]])
+def test_packed_questions_about_two_pictures_give_the_logits_of_each_asked_alone(tiny, sizes):
+    images = [picture(*size, tiny.processor.grid, seed) for seed, size in enumerate(sizes)]
+    packed, labels = logits_at_answers(tiny, [encode_row(tiny.processor, images, QUESTIONS)])
+    alone = [logits_at_answers(tiny, [encode_row(tiny.processor, images, [qa])]) for qa in QUESTIONS]
+    expected = torch.cat([logits for logits, _ in alone])
+    assert torch.equal(labels, torch.cat([target for _, target in alone]))
+    assert (packed - expected).abs().max() <= 1e-5 * expected.abs().max()
+    swapped, _ = logits_at_answers(tiny, [encode_row(tiny.processor, images[::-1], QUESTIONS)])
+    assert (packed - swapped).abs().max() > 1e-4 * expected.abs().max(), "which picture is first matters"
+
+
+def test_two_pictures_come_first_and_are_the_conversation_the_processor_encodes(tiny):
+    images = [picture(*size, tiny.processor.grid, seed) for seed, size in enumerate(TWO)]
+    row = encode_row(tiny.processor, images, QUESTIONS[:1])
+    encoded = tiny.processor.encode(images, QUESTIONS[0].text, QUESTIONS[0].answer)
+    batch = collate_rows(tiny.processor, [row])
+    assert torch.equal(batch["input_ids"][0], encoded.input_ids)
+    assert torch.equal(batch["labels"][0], encoded.labels)
+    for name, tensor in encoded.images.items():
+        assert torch.equal(batch[name], tensor)
+    assert tiny.processor.image_token_id not in row.questions[0][0]
+
+
+@pytest.mark.parametrize("sizes", [TWO, TWO[::-1], [(2, 2), (2, 2), (5, 1)]])
+def test_positions_of_several_pictures_are_those_of_transformers(tiny, sizes):
+    """Rows of one, two and three pictures in one batch."""
+    images = [picture(*size, tiny.processor.grid, seed) for seed, size in enumerate(sizes)]
+    rows = [encode_row(tiny.processor, images[:count], QUESTIONS[:1]) for count in range(1, len(images) + 1)]
+    batch = collate_rows(tiny.processor, rows)
+    if not tiny.processor.family.mrope:
+        for b, row in enumerate(rows):
+            assert torch.equal(batch["position_ids"][b, : row.length], torch.arange(row.length))
+        return
+    mask = torch.arange(batch["input_ids"].shape[1]) < torch.tensor([row.length for row in rows])[:, None]
+    expected, _ = tiny.model.model.get_rope_index(
+        batch["input_ids"],
+        batch["mm_token_type_ids"],
+        image_grid_thw=batch["image_grid_thw"],
+        attention_mask=mask.to(torch.int64),
+    )
+    for b, row in enumerate(rows):
+        assert torch.equal(batch["position_ids"][:, b, : row.length], expected[:, b, : row.length].to(torch.int64))
+
+
+def test_words_are_learned_at_the_image_tokens_of_both_pictures(tiny):
+    words = [7, IGNORE, 9, 11, 8, IGNORE, 5, 6, 7, 8, 9]
+    images = [picture(*size, tiny.processor.grid) for size in TWO]
+    batch = collate_rows(tiny.processor, [encode_row(tiny.processor, images, QUESTIONS[:1], words=words)])
+    assert batch["word_labels"][batch["input_ids"] == tiny.processor.image_token_id].tolist() == words
+
+
 def test_only_answers_and_the_end_token_carry_loss(tiny):
-    row = encode_row(tiny.processor, picture(2, 2, tiny.processor.grid), QUESTIONS)
+    row = encode_row(tiny.processor, [picture(2, 2, tiny.processor.grid)], QUESTIONS)
     batch = collate_rows(tiny.processor, [row])
     labelled = batch["labels"][0][batch["labels"][0] != IGNORE].tolist()
     expected = []
@@ -145,7 +200,7 @@ def test_only_answers_and_the_end_token_carry_loss(tiny):
 
 def test_the_loss_ignores_what_the_question_would_be_labelled(tiny):
     """Another token where nothing is labelled changes the labels of the question only: the loss must not move."""
-    batch = collate_rows(tiny.processor, [encode_row(tiny.processor, picture(2, 2, tiny.processor.grid), QUESTIONS)])
+    batch = collate_rows(tiny.processor, [encode_row(tiny.processor, [picture(2, 2, tiny.processor.grid)], QUESTIONS)])
     loss, parts = answer_loss(tiny.model, batch)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits = tiny.model(**inputs, use_cache=False).logits[:, :-1]
@@ -159,7 +214,7 @@ def test_the_loss_ignores_what_the_question_would_be_labelled(tiny):
 
 def test_accumulated_micro_batches_sum_to_one_large_batch(tiny):
     grid = tiny.processor.grid
-    rows = [encode_row(tiny.processor, picture(2, 1, grid, i), QUESTIONS[: i + 1]) for i in range(3)]
+    rows = [encode_row(tiny.processor, [picture(2, 1, grid, i)], QUESTIONS[: i + 1]) for i in range(3)]
     whole = collate_rows(tiny.processor, rows)
     items = int((whole["labels"] != IGNORE).sum())
     parts = [answer_loss(tiny.model, collate_rows(tiny.processor, [row]), items=items)[0].item() for row in rows]
@@ -169,7 +224,7 @@ def test_accumulated_micro_batches_sum_to_one_large_batch(tiny):
 def test_words_are_learned_at_the_image_tokens_themselves(tiny):
     grid = tiny.processor.grid
     words = [7, IGNORE, 9, 11, 8, IGNORE]
-    row = encode_row(tiny.processor, picture(3, 2, grid), QUESTIONS[:1], words=words)
+    row = encode_row(tiny.processor, [picture(3, 2, grid)], QUESTIONS[:1], words=words)
     batch = collate_rows(tiny.processor, [row])
     at_image = batch["input_ids"] == tiny.processor.image_token_id
     assert batch["word_labels"][at_image].tolist() == words

@@ -20,20 +20,27 @@ from PIL import Image
 from depthlm.camera import Camera
 from depthlm.data import open_data
 from depthlm.errors import InputError
+from depthlm.motion import rotation_matrix
 from depthlm.prompts import get_prompt
 from depthlm.reference import get_reference
-from depthlm.tasks import TASKS, Context, Subject, get_task
+from depthlm.tasks import TASKS, Context, Second, Subject, get_task
 from depthlm.view import ViewConfig, make_view
 
 GOLDEN_FILE = Path(__file__).parent / "golden" / "tasks.json"
 CAMERA = Camera(100.0, 100.0, 50.0, 40.0, 112, 80)
 UV = np.array([[50.0, 40.0], [110.0, 40.0], [50.0, 39.0]])
 Z = np.array([2.0, 4.0, 2.05])
+MOTION = np.eye(4)  # of the second camera; tests/test_pair_tasks.py has more of them
+MOTION[:3, :3] = rotation_matrix(89.64, 2.58, -6.13)
+MOTION[:3, 3] = -1.37, 0.04, 1.43
 
 
-def context(point=0, reference="text", label="distance", prompt="nano", surface=("floor", "wall", ""), seed=0):
+def context(
+    point=0, reference="text", label="distance", prompt="nano", surface=("floor", "wall", ""), seed=0, motion=MOTION
+):
     image = Image.new("RGB", (112, 80), (190, 40, 40))
     view = make_view(image, CAMERA, UV, Z, config=ViewConfig(focal=100, grid=16))
+    shown = np.array([[20.0, 60.0], [np.nan, np.nan], [np.nan, np.nan]])
     return Context(
         view=view,
         point=point,
@@ -43,6 +50,7 @@ def context(point=0, reference="text", label="distance", prompt="nano", surface=
         rng=np.random.default_rng(seed),
         text=get_reference("text", 100, half_pixel=True),
         surface=surface,
+        second=None if motion is None else Second(view, np.asarray(motion), shown),
     )
 
 

@@ -39,7 +39,10 @@ Quantity = Literal["distance", "z"]
 ALL_TASKS = "all"
 # What `eval --retention` asks about when no data is named: rooms that no recipe of ours trains on.
 RETENTION_ROOMS: dict[str, Any] = {"scenes": 24, "seed": 900_000, "views": 2, "points": 40}
-_TASK_HELP = "What is asked: distance, z, speed, time, between, nearer, surface, colour, where"
+_TASK_HELP = (
+    "What is asked: distance, z, speed, time, between, nearer, surface, colour, where; of two images moved, direction, "
+    "rotation, angle, match"
+)
 Task = Annotated[str, typer.Option(help=f"{_TASK_HELP}.")]
 Answers = Annotated[Quantity | None, typer.Option(help="What the answers mean; default: what depthlm.json says.")]
 Label = Annotated[Quantity | None, typer.Option(help="What the numbers of a .jsonl mean.")]
@@ -320,8 +323,13 @@ def evaluate_(
 @app.command()
 def predict(
     model: ModelName,
-    image: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.")],
-    point: Annotated[list[str], typer.Option("--point", metavar="U,V", help="Pixel to measure; repeat for more.")],
+    image: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures; for a task about two images the first and second."),
+    ],
+    point: Annotated[
+        list[str] | None, typer.Option("--point", metavar="U,V", help="Pixel to measure; repeat for more.")
+    ] = None,
     task: Task = "distance",
     given: Annotated[
         float | None, typer.Option(help="The number a question states: seconds for speed, m/s for time.")
@@ -345,15 +353,23 @@ def predict(
     from depthlm.inference.predict import format_prediction, predict_image, read_photo
     from depthlm.tasks import get_task
 
-    get_task(task)
-    uv = [_parse_point(text) for text in point]
+    kind = get_task(task)
+    if kind.points and not point:
+        raise InputError(f"task {task} is about points; give --point U,V")
+    if kind.images == 2 and len(image) != 2:
+        raise InputError(f"task {task} is about two images, the first and the second; {len(image)} given")
+    uv = [_parse_point(text) for text in point or ()]
     cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera}
     cameras |= {"estimator": camera_from, "assume_fov": assume_fov}
-    photos = [read_photo(path, uv, **cameras) for path in image]
+    # Points are asked of every picture, but of the first of two.
+    photos = [read_photo(path, uv if k == 0 or kind.images == 1 else [], **cameras) for k, path in enumerate(image)]
     loaded = _load(model, device, dtype, revision)
+    asked = [(photo, None) for photo in photos] if kind.images == 1 else [(photos[0], photos[1])]
     results = [
-        predict_image(loaded, photo, task=task, given=given, reference=reference, answers=answers, read=read)
-        for photo in photos
+        predict_image(
+            loaded, photo, second=second, task=task, given=given, reference=reference, answers=answers, read=read
+        )
+        for photo, second in asked
     ]
     text = "\n".join(format_prediction(result) for result in results)
     _emit({"model": model, "task": task, "images": results}, as_json, text)

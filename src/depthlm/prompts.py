@@ -123,6 +123,20 @@ class Prompt:
         step = round(math.log10(value) * self.per_decade)
         return significant(10 ** (step / self.per_decade), 2)
 
+    def size(self, value: float, decimals: int) -> str:
+        """How large a number is whose sign is told apart and that may be 0: an angle, a part of a direction.
+
+        decimals: how many a prompt with decimals writes.
+        """
+        if self.per_decade is None:
+            return f"{abs(value):.{decimals}f}"
+        return "0" if abs(value) < 0.05 else self.number(max(abs(value), 0.1))
+
+    def signed(self, value: float, decimals: int) -> str:
+        """The same with + or -; what is written as zero has a +."""
+        size = self.size(value, decimals)
+        return ("-" if value < 0 and float(size) else "+") + size
+
     def format_answer(self, metres: float) -> str:
         """The text a model is trained to answer with."""
         return self.answer.format(value=self.number(metres))

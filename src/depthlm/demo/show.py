@@ -141,7 +141,7 @@ def _talk(engine: Engine, sample: Sample, room: Rendered) -> Talk:
     request = engine.requests(as_seen(room), sample.camera, sample.uv[:1])[0]
     answer = engine.ask([request])[0]
     kind = "by coordinates" if engine.reference.kind == "text" else f"by a red {engine.reference.name}"
-    seen = request.image()
+    seen = request.images()[0]
     if engine.reference.kind == "marker":
         big = draw.with_inset(seen, request.uv[0], scale=3)
     else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthlm.covisibility import find_partner
 from depthlm.errors import InputError
 from depthlm.evaluation.points import choose_points
 from depthlm.inference.engine import Engine, convert, question_for
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
     from depthlm.sample import Sample, Samples
-    from depthlm.tasks import Question, Task
+    from depthlm.tasks import Context, Question, Task
     from depthlm.tasks.answers import AnswerKind
 
 PART_POINTS = 256  # what an interruption can cost
@@ -176,7 +177,9 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     """Per-question records -> figures. The score counts every question; absrel and rmse the answered ones."""
     asked = [r for r in table if r["question"] is not None]
     if not asked:
-        raise InputError(f"the data holds nothing that task {config.task} can ask about")
+        raise InputError(
+            f"the data holds nothing that task {config.task} can ask about; it needs {get_task(config.task).needs}"
+        )
     truth = [json.loads(r["truth"]) for r in asked]
     is_number = isinstance(kind, Number)
     value = [r["value"] if is_number else json.loads(r["answer"]) for r in asked]
@@ -196,7 +199,8 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
         "score": float(score.mean()),
         "score_ci": [low, high],
         "floor_score": floor_score,
-        "floor_answer": floor,
+        "floor_answer": list(floor) if isinstance(floor, tuple) else floor,
+        "figures": kind.figures(value, truth),
         "label": config.label,
         "points": config.points,
         "seed": config.seed,
@@ -226,38 +230,64 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
     for image in np.unique(rows[:, 0]):
         sample = data[int(image)]
         points = rows[rows[:, 0] == image, 1].tolist()
-        groups = [(point,) for point in points]
-        views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups)
-        for point, view in zip(points, views, strict=True):
-            context = engine.context(view, point, seed=(seed, int(image), point), surface=sample.surface)
-            question = plan.task.ask(context)
-            if question is not None:
+        partner = find_partner(data, int(image), seed) if plan.task.images == 2 else None
+        contexts: list[Context | None] = [None] * len(points)
+        if plan.task.images == 1 or partner is not None:
+            contexts = list(
+                _contexts(engine, sample, points, int(image), None if partner is None else data[partner], seed)
+            )
+        for point, context in zip(points, contexts, strict=True):
+            question = None if context is None else plan.task.ask(context)
+            if context is not None and question is not None:
                 requests.append(engine.request(context, question.text, question.points, plan.task.answer))
-            asked.append((int(image), sample, point, question))
+            about = point if plan.task.images == 1 else question.points[0] if question and question.points else None
+            asked.append((int(image), sample, partner, about, question))
     replies = iter(engine.ask(requests))
     return [
-        _record(image, sample, point, question, None if question is None else next(replies), plan)
-        for image, sample, point, question in asked
+        _record(image, sample, partner, about, question, None if question is None else next(replies), plan)
+        for image, sample, partner, about, question in asked
     ]
 
 
+def _contexts(
+    engine: Engine, sample: Sample, points: list[int], image: int, partner: Sample | None, seed: int
+) -> Iterator[Context]:
+    """What is known for each question of one sample; of a pair no view is padded round a point."""
+    groups: list[tuple[int, ...]] = [(point,) if partner is None else () for point in points]
+    views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups)
+    second = None if partner is None else engine.second(sample, views[0], partner)
+    for point, view in zip(points, views, strict=True):
+        yield engine.context(view, point, seed=(seed, image, point), surface=sample.surface, second=second)
+
+
 def _record(
-    image: int, sample: Sample, point: int, question: Question | None, reply: Answer | None, plan: _Plan
+    image: int,
+    sample: Sample,
+    partner: int | None,
+    point: int | None,
+    question: Question | None,
+    reply: Answer | None,
+    plan: _Plan,
 ) -> dict[str, Any]:
-    """One row of points.parquet; `question` is None where the point lacks what the task needs."""
+    """One row of points.parquet; `question` is None where the sample or the point lacks what the task needs.
+
+    partner: row of the second picture. point: None for a question about no point, as for one that could not be asked.
+    """
+    known = point is not None
     record: dict[str, Any] = {
         "image": image,
+        "partner": partner,
         "frame": sample.frame,
-        "u": float(sample.uv[point, 0]),
-        "v": float(sample.uv[point, 1]),
-        "z": float(sample.z[point]),
-        "distance": float(sample.distance[point]),
+        "u": float(sample.uv[point, 0]) if known else None,
+        "v": float(sample.uv[point, 1]) if known else None,
+        "z": float(sample.z[point]) if known else None,
+        "distance": float(sample.distance[point]) if known else None,
     } | dict.fromkeys(("question", "truth", "text", "answer", "value", "low", "high", "score"))
     if question is None or reply is None:
         return record
-    numbers = [reply.value if isinstance(plan.task.answer, Number) else None, reply.low, reply.high]
+    numbers = [reply.value if isinstance(reply.value, float) else None, reply.low, reply.high]
     truth = question.truth
-    if plan.answers is not None and plan.target is not None:
+    if point is not None and plan.answers is not None and plan.target is not None:
         numbers = [
             _number(n)
             for n in convert(numbers, sample.camera, sample.uv[[point] * 3], source=plan.answers, target=plan.target)
@@ -291,13 +321,15 @@ def _number(value: float) -> float | None:
 
 
 def _survey(data: Samples, task: Task) -> tuple[list[int], str]:
-    """Questions per image, and a digest of images, cameras and labels."""
+    """Questions per image, and a digest of images, cameras, labels, and what makes pairs where the task needs them."""
     counts, digest = [], hashlib.sha256()
     for i in range(len(data)):
         sample = data[i]
         counts.append(task.count(sample))
         digest.update(json.dumps(sample.camera.to_dict()).encode())
         digest.update(sample.uv.tobytes() + sample.z.tobytes() + hashlib.sha256(sample.image).digest())
+        if task.images == 2:
+            digest.update(sample.scene.encode() + (b"" if sample.pose is None else sample.pose.tobytes()))
     return counts, digest.hexdigest()[:16]
 
 
@@ -354,7 +386,11 @@ def _write_table(records: list[dict[str, Any]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"image": pa.int64(), **dict.fromkeys(("frame", "question", "truth", "text", "answer"), pa.string())}
+    kinds = {
+        "image": pa.int64(),
+        "partner": pa.int64(),
+        **dict.fromkeys(("frame", "question", "truth", "text", "answer"), pa.string()),
+    }
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     pq.write_table(pa.Table.from_pylist(records, schema), temporary)

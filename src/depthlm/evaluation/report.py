@@ -21,9 +21,10 @@ def format_summary(summary: dict[str, Any]) -> str:
     ]
     if summary["absrel"] is not None:
         lines += [f"  absrel     {_figure(summary['absrel'])}", f"  rmse       {_figure(summary['rmse'])} {unit}"]
+    lines += [f"  {name:<10} {_figure(value)}" for name, value in summary["figures"].items()]
     lines.append(f"  unparsed   {summary['n_unparsed']} (counted as wrong)")
     if summary["n_unasked"]:
-        lines.append(f"  unasked    {summary['n_unasked']} points that lack what the task needs")
+        lines.append(f"  unasked    {summary['n_unasked']} questions whose image or point lacks what the task needs")
     if not summary["trained"]:
         lines.append(f"  note       this model was not trained to answer {summary['asked']} questions")
     if summary["n_skipped"]:
@@ -84,6 +85,8 @@ def _scored(summary: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_short, value))})"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

@@ -13,8 +13,8 @@ from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, NumberVoca
 from depthlm.models.card import READINGS
 from depthlm.models.processor import ThinProcessor
 from depthlm.prompts import PROMPTS
-from depthlm.reference import draw_marks, get_reference
-from depthlm.tasks import Context, Subject, get_task
+from depthlm.reference import Text, draw_marks, get_reference
+from depthlm.tasks import Context, Second, Subject, get_task
 from depthlm.tasks.answers import METRES
 from depthlm.view import View, make_view
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
     from depthlm.reference import Reference
+    from depthlm.sample import Sample
     from depthlm.tasks.answers import AnswerKind
 
 Quantity = Literal["distance", "z"]
@@ -40,6 +41,7 @@ class Request:
 
     The requests about one image share their View object (but for points that needed padding), so that an engine may
     share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
+    second: the other view of a question about two pictures; nothing is drawn on it.
     """
 
     view: View
@@ -47,10 +49,12 @@ class Request:
     question: str
     reference: Reference
     kind: AnswerKind = METRES
+    second: View | None = None
 
-    def image(self) -> Image.Image:
-        """What the model sees: the view with its markers drawn."""
-        return draw_marks(self.reference, self.view.image, self.uv)
+    def images(self) -> list[Image.Image]:
+        """What the model sees: the view with its markers drawn, then the second one."""
+        marked = draw_marks(self.reference, self.view.image, self.uv)
+        return [marked] if self.second is None else [marked, self.second.image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Engine:
                 f"{loaded.path}: prompt {self.prompt.name!r} has no question for reference {self.reference.name!r}; "
                 f"this model was trained with {', '.join(card.references)}"
             )
-        self.text = get_reference("text", card.coordinate_range, card.rounding, card.half_pixel)
+        self.text = Text(coordinate_range=card.coordinate_range, rounding=card.rounding, half_pixel=card.half_pixel)
         self.view_config = loaded.view_config
         self.shares = shares and isinstance(getattr(loaded, "processor", None), ThinProcessor)
         self._vocabulary: NumberVocabulary | None = None
@@ -165,18 +169,33 @@ class Engine:
             made.append(view)
         return made
 
+    def second(self, first: Sample, first_view: View, sample: Sample) -> Second:
+        """The second picture of a pair of samples, as this model sees it."""
+        return Second.of(first, first_view, sample, self.whole_view(sample.load_image(), sample.camera))
+
+    def whole_view(self, image: Image.Image, camera: Camera) -> View:
+        """A view of a picture of which no point is asked."""
+        return make_view(image, camera, np.empty((0, 2)), config=self.view_config)
+
     def context(
-        self, view: View, point: int, *, seed: Sequence[int] = (0,), surface: tuple[str, ...] | None = None
+        self,
+        view: View,
+        point: int,
+        *,
+        seed: Sequence[int] = (0,),
+        surface: tuple[str, ...] | None = None,
+        second: Second | None = None,
     ) -> Context:
         """What a task asks about a row of view.uv, as this model is asked."""
         return Context(
             view=view, point=point, reference=self.reference, prompt=self.prompt, label=self.loaded.card.label,
-            rng=np.random.default_rng(seed), text=self.text, surface=surface,
+            rng=np.random.default_rng(seed), text=self.text, surface=surface, second=second,
         )  # fmt: skip
 
     def request(self, context: Context, question: str, points: Sequence[int], kind: AnswerKind) -> Request:
-        """The question about these rows of the context's view."""
-        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind)
+        """The question about these rows of the context's view, or about its two views."""
+        second = None if context.second is None else context.second.view
+        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind, second)
 
     # --- from questions to answers ----------------------------------------------------------------------------------
 
@@ -234,7 +253,8 @@ class Engine:
 
     def _shown(self, request: Request) -> int | None:
         """What stands for the picture that a request shows, or None where it shows a picture of its own."""
-        return id(request.view) if self.shares and request.reference.kind == "text" else None
+        alone = request.second is not None or request.reference.kind != "text"
+        return id(request.view) if self.shares and not alone else None
 
     def _ask_shared(self, requests: Sequence[Request]) -> list[Answer] | None:
         """Requests that show one picture; None when their texts differ before the picture is complete."""
@@ -242,7 +262,7 @@ class Engine:
 
         model, processor = self.loaded.model, self.loaded.processor
         assert isinstance(processor, ThinProcessor), "others share nothing"
-        first = processor.encode([requests[0].image()], requests[0].question, None, self.prompt.system)
+        first = processor.encode(requests[0].images(), requests[0].question, None, self.prompt.system)
         rows = [processor.encode_ids(first.images, request.question, self.prompt.system) for request in requests]
         length = common_length(rows)
         if processor.image_token_id in rows[0][length:]:
@@ -268,7 +288,7 @@ class Engine:
         import torch
 
         model, processor = self.loaded.model, self.loaded.processor
-        encoded = [processor.encode([r.image()], r.question, None, self.prompt.system) for r in requests]
+        encoded = [processor.encode(r.images(), r.question, None, self.prompt.system) for r in requests]
         inputs = processor.collate(encoded, pad="left")
         inputs.pop("labels", None)
         inputs = {

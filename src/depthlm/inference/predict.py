@@ -16,7 +16,8 @@ from depthlm.errors import InputError
 from depthlm.inference.engine import Engine
 from depthlm.inference.images import read_bytes
 from depthlm.sample import decode_image
-from depthlm.tasks import Subject, get_task
+from depthlm.tasks import Second, Subject, get_task
+from depthlm.tasks.answers import Pixel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from depthlm.camera import Camera
     from depthlm.inference.engine import Quantity
     from depthlm.models.loading import LoadedModel
+    from depthlm.tasks import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +72,7 @@ def predict_image(
     loaded: LoadedModel,
     photo: Photo,
     *,
+    second: Photo | None = None,
     task: str = "distance",
     given: float | None = None,
     reference: str | None = None,
@@ -80,9 +83,12 @@ def predict_image(
 
     distance, z: `points` holds one entry for each point, `value`, `low` and `high` of that quantity; the interval is
     the model's own belief, uncalibrated. Other tasks: `questions` holds one entry for each point, or for each two
-    where the task is about two. given: what a speed (seconds) or time (m/s) question states.
-    Raises InputError for points or `given` that do not suit the task.
+    where the task is about two. given: what a speed (seconds) or time (m/s) question states. second: the other picture
+    of a task about two images, whose points are those of the first; `pixel` is then where an answer points in it.
+    Raises InputError for pictures, points or `given` that do not suit the task.
     """
+    if (get_task(task).images == 2) != (second is not None):
+        raise InputError(f"task {task} is about {get_task(task).images} image{'s' * (second is None)} at a time")
     image, camera, uv = photo.resolved.straighten(photo.image, photo.uv)
     engine = Engine(loaded, reference=reference, read=read)
     result = {
@@ -99,7 +105,12 @@ def predict_image(
         return result | {"points": _measure(engine, image, camera, uv, photo.uv, wanted, answers)}
     if answers is not None:
         raise InputError(f"--answers says what distances mean; task {task} has none, leave it out")
-    return result | {"questions": _question(engine, image, camera, uv, photo.uv, task, given)}
+    if second is not None:
+        result |= {
+            "second": str(second.path),
+            "second_camera": {**second.resolved.camera.to_dict(), "reason": second.resolved.reason},
+        }
+    return result | {"questions": _question(engine, image, camera, uv, photo.uv, task, given, second)}
 
 
 def _measure(
@@ -138,19 +149,24 @@ def _question(
     asked: NDArray[np.float64],
     name: str,
     given: float | None,
+    second: Photo | None,
 ) -> list[dict[str, Any]]:
     """Answers to a task that is no length of one point; arguments as for `_measure`."""
     task = get_task(name)
+    other = None
+    if second is not None:
+        other_image, other_camera, _ = second.resolved.straighten(second.image, second.uv)
+        other = Second.unknown(engine.whole_view(other_image, other_camera), len(uv))
     if task.given is None:
         _refuse_given(name, given)
     elif given is None or not (math.isfinite(given) and given > 0):
         raise InputError(f"task {name} needs --given, a positive number of {task.given}; got {given}")
-    if len(uv) % task.points:
+    if len(uv) % task.points if task.points else len(uv):
         raise InputError(f"task {name} is about {task.points} points at a time; {len(uv)} were given")
-    groups = [tuple(range(k, k + task.points)) for k in range(0, len(uv), task.points)]
+    groups = [tuple(range(k, k + task.points)) for k in range(0, len(uv), task.points)] if task.points else [()]
     requests = []
     for group, view in zip(groups, engine.views(image, camera, uv, groups=groups), strict=True):
-        context = engine.context(view, group[0])
+        context = engine.context(view, group[0] if group else 0, second=other)
         question = task.question(context, Subject(group, given))
         requests.append(engine.request(context, question, group, task.answer))
     return [
@@ -164,8 +180,21 @@ def _question(
             "high": reply.high,
             "text": reply.text,
         }
+        | ({} if second is None or other is None else {"pixel": _pixel(engine, second, other, reply.value, task)})
         for group, request, reply in zip(groups, requests, engine.ask(requests), strict=True)
     ]
+
+
+def _pixel(engine: Engine, photo: Photo, second: Second, value: Any, task: Task) -> list[float] | None:
+    """Where in the original second picture an answer in text coordinates points; None where it states no place."""
+    if value is None or not isinstance(task.answer, Pixel):
+        return None
+    view = second.view
+    x, y = value
+    uv = view.transform.inverse(engine.text.pixel(x, y, view.image.width, view.image.height))
+    if photo.resolved.lens is not None:
+        uv = photo.resolved.lens.to_original(uv)
+    return [float(part) for part in uv[0]]
 
 
 def _refuse_given(task: str, given: float | None) -> None:
@@ -181,10 +210,16 @@ def format_prediction(result: dict[str, Any]) -> str:
         f"  camera     fx {camera['fx']:.1f} fy {camera['fy']:.1f} cx {camera['cx']:.1f} cy {camera['cy']:.1f}"
         f"  ({camera['reason']})",
     ]
+    if "second" in result:
+        lines.insert(1, f"{result['second']}  second image")
     for said in result.get("questions", ()):
-        where = "  " + " and ".join(f"({u:g}, {v:g})" for u, v in said["points"])
+        where = ("  " + " and ".join(f"({u:g}, {v:g})" for u, v in said["points"])).rstrip()
         if said["value"] is None:
             lines.append(f"{where}  no answer to {result['task']} in {said['text']!r}")
+        elif said.get("pixel") is not None:
+            lines.append(
+                f"{where}  {result['task']} ({said['pixel'][0]:.1f}, {said['pixel'][1]:.1f}) of the second image"
+            )
         elif said["low"] is None:
             lines.append(f"{where}  {result['task']} {_short(said['value'])} {said['unit']}".rstrip())
         else:
@@ -206,7 +241,9 @@ def format_prediction(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _short(value: float | str) -> str:
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
     return value if isinstance(value, str) else f"{value:.2f}"
 
 

@@ -178,7 +178,7 @@ class ThinProcessor(ChatProcessor):
     def encode_ids(self, images: dict[str, torch.Tensor], question: str, system: str | None = None) -> list[int]:
         """Token ids of a question about pictures that are encoded already (`Encoded.images`), up to its answer."""
         grids = images["image_grid_thw" if self.family.images == "patches" else "image_sizes"]
-        return self._expand(self.tokenize(self.render(len(grids), question, system)), grids)
+        return self.expand(self.tokenize(self.render(len(grids), question, system)), grids)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write tokenizer files, chat template and preprocessor_config.json with the size limits in it."""
@@ -201,8 +201,8 @@ class ThinProcessor(ChatProcessor):
             }
             _write_json(Path(folder) / "processor_config.json", names)
 
-    def _expand(self, ids: list[int], grids: torch.Tensor) -> list[int]:
-        """Replace each single image token by its image's placeholders."""
+    def expand(self, ids: list[int], grids: torch.Tensor) -> list[int]:
+        """Replace each single image token of a rendered text by its image's placeholders."""
         out: list[int] = []
         images = iter(grids)
         for token in ids:

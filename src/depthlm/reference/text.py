@@ -52,13 +52,29 @@ class Text:
 
     def coordinates(self, uv: ArrayLike, width: int, height: int) -> tuple[int, int]:
         """[2] uv view pixels -> (x, y) integers in [0, R)."""
+        x, y = self._exact(uv, width, height)
+        last = self.coordinate_range - 1
+        return _to_integer(x, self.rounding, last), _to_integer(y, self.rounding, last)
+
+    def place(self, uv: ArrayLike, width: int, height: int) -> tuple[float, float]:
+        """[2] uv -> the (x, y) that an answer in whole coordinates comes nearest to: exact, and true to `rounding`."""
+        x, y = self._exact(uv, width, height)
+        half = 0.0 if self.rounding == "nearest" else 0.5  # 7 stands for all of [7, 8) there, so its place is 7.5
+        return x - half, y - half
+
+    def pixel(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
+        """(x, y) that an answer states -> uv pixels of the view: the inverse of `place`."""
+        shift = 0.5 if self.half_pixel else 0.0
+        half = 0.0 if self.rounding == "nearest" else 0.5
+        return (
+            (x + half) / self.coordinate_range * width - shift,
+            (y + half) / self.coordinate_range * height - shift,
+        )
+
+    def _exact(self, uv: ArrayLike, width: int, height: int) -> tuple[float, float]:
         shift = 0.5 if self.half_pixel else 0.0
         u, v = np.asarray(uv, dtype=np.float64).reshape(2)
-        last = self.coordinate_range - 1
-        return (
-            _to_integer((u + shift) / width * self.coordinate_range, self.rounding, last),
-            _to_integer((v + shift) / height * self.coordinate_range, self.rounding, last),
-        )
+        return float((u + shift) / width * self.coordinate_range), float((v + shift) / height * self.coordinate_range)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,18 @@
-"""Questions with text answers about one view. A registry: recipes name tasks with weights, --task names one.
+"""Questions with text answers about one view, or two. A registry: recipes name tasks with weights, --task names one.
 
 A task is one class: what it needs of a sample, how it asks, what it answers, how the answer is read and scored. Truth
-is computed from stored depths and cameras alone. A task that lacks its label for a point draws nothing and another is
-asked. `surface`, `colour` and `where` teach a model that is trained from scratch what a pre-trained VLM knows already.
+is computed from stored depths, cameras and poses alone. A task that lacks its label for a point draws nothing and
+another is asked. `surface`, `colour` and `where` teach a model that is trained from scratch what a pre-trained VLM
+knows already.
 """
 
 from __future__ import annotations
 
 from depthlm.errors import InputError
-from depthlm.tasks.base import Context, Question, Subject, Task
+from depthlm.tasks.base import Context, PairTask, Question, Second, Subject, Task
 from depthlm.tasks.distance import Distance
+from depthlm.tasks.match import Match
+from depthlm.tasks.motion import Moved, MoveDirection, TurnAngle, Turned
 from depthlm.tasks.teaching import Colour, Surface, Where
 from depthlm.tasks.travel import Speed, Time
 from depthlm.tasks.two_points import Between, Nearer
@@ -18,7 +21,8 @@ from depthlm.tasks.z import PrincipalAxisDepth
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Distance(), PrincipalAxisDepth(), Speed(), Time(), Between(), Nearer(), Surface(), Colour(), Where()
+        Distance(), PrincipalAxisDepth(), Speed(), Time(), Between(), Nearer(), Surface(), Colour(), Where(),
+        Moved(), MoveDirection(), Turned(), TurnAngle(), Match(),
     )
 }  # fmt: skip
 
@@ -34,4 +38,4 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["RETENTION", "TASKS", "Context", "Question", "Subject", "Task", "get_task"]
+__all__ = ["RETENTION", "TASKS", "Context", "PairTask", "Question", "Second", "Subject", "Task", "get_task"]

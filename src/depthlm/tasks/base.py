@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from depthlm.covisibility import Sight, sight
 from depthlm.errors import InputError
+from depthlm.motion import relative_pose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthlm.prompts import Prompt
-    from depthlm.reference import Reference
+    from depthlm.reference import Reference, Text
     from depthlm.sample import Sample
     from depthlm.tasks.answers import AnswerKind
     from depthlm.view import View
@@ -46,6 +48,36 @@ class Question(NamedTuple):
     points: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Second:
+    """The second picture of a question about two.
+
+    motion: [4, 4] pose of its camera in the frame of the first (motion.py). shown: [N, 2] the pixel of `view` that
+    shows each row of the first view's uv, NaN where none does, by the depths of both (covisibility.py). All NaN where
+    the truth is not known.
+    """
+
+    view: View
+    motion: NDArray[np.float64]
+    shown: NDArray[np.float64]
+
+    @classmethod
+    def unknown(cls, view: View, points: int) -> Second:
+        """A picture without poses, beside a first one of so many points."""
+        return cls(view, np.full((4, 4), np.nan), np.full((points, 2), np.nan))
+
+    @classmethod
+    def of(cls, first: Sample, first_view: View, second: Sample, view: View) -> Second:
+        """Views of two samples that both have a pose in one world."""
+        assert first.pose is not None, "a pair has poses"
+        assert second.pose is not None, "a pair has poses"
+        uv, state = sight(first, second)
+        uv[state != Sight.VISIBLE] = np.nan
+        shown = view.transform.forward(uv)[first_view.index]
+        shown[~view.camera.contains(shown)] = np.nan  # a crop shows less than its picture
+        return cls(view, relative_pose(first.pose, second.pose), shown)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """One point of a view and how questions point at it.
@@ -53,6 +85,7 @@ class Context:
     view.z is set where the truth is known. point: row of view.uv. surface: what each row of view.uv shows, or None.
     label: what answers to the distance question mean. text: the text reference in whose words a place is answered.
     rng: whatever a question draws. vary: draw among a task's wordings (training) in place of its first (evaluation).
+    second: the other picture where the question is about two; `view` is the first.
     """
 
     view: View
@@ -61,13 +94,14 @@ class Context:
     prompt: Prompt
     label: Literal["distance", "z"]
     rng: np.random.Generator
-    text: Reference
+    text: Text
     surface: tuple[str, ...] | None = None
     vary: bool = False
+    second: Second | None = None
 
     def pointers(self, points: tuple[int, ...]) -> list[str]:
         """The words that point at rows of view.uv; of several markers each by its colour."""
-        numbers = range(len(points)) if len(points) > 1 else [None]
+        numbers = range(len(points)) if len(points) > 1 else [None] * len(points)
         return [
             self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera, number)
             for row, number in zip(points, numbers, strict=True)
@@ -92,17 +126,20 @@ class Context:
 
 
 class Task(ABC):
-    """A kind of question about one view. Subclasses are values: one instance each, in the registry.
+    """A kind of question about a view, or two. Subclasses are values: one instance each, in the registry.
 
-    name: what recipes and --task call it. answer: how answers are read and scored. points: how many points it is
-    about. given: the unit of the number its questions state, or None. references: kinds that can ask it. wordings:
-    question templates by the prompt's language, the first asked in evaluation; {point}, or {first} and {second}, and
-    {given}. replies: answer templates by language; {value}, {given}, and what `fields` adds.
+    name: what recipes and --task call it. answer: how answers are read and scored. images: how many pictures a question
+    shows. points: how many points it is about. needs: of the data, for people. given: the unit of the number its
+    questions state, or None. references: kinds that can ask it. wordings: question templates by the prompt's language,
+    the first asked in evaluation; {point}, or {first} and {second}, and {given}. replies: answer templates by language;
+    {value}, {given}, and what `fields` adds.
     """
 
     name: ClassVar[str]
     answer: ClassVar[AnswerKind]
+    images: ClassVar[int] = 1
     points: ClassVar[int] = 1
+    needs: ClassVar[str] = "points with the labels that it asks about"
     given: ClassVar[str | None] = None
     references: ClassVar[tuple[str, ...]] = ("marker", "text")
     wordings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -124,16 +161,23 @@ class Task(ABC):
         """The question in the prompt's language. Raises InputError for a prompt that asks for distances alone."""
         choices = self._in_language(context, self.wordings)
         number = int(context.rng.integers(len(choices))) if context.vary and len(choices) > 1 else 0
-        names = ("point",) if self.points == 1 else ("first", "second")
+        names = ("point",) if self.points == 1 else ("first", "second")[: self.points]
         words = dict(zip(names, context.pointers(subject.points), strict=True))
         text = choices[number].format(**words, given=None if subject.given is None else f"{subject.given:.1f}")
-        return context.prompt.introduce(context.reference, context.view.camera) + text
+        return self.introduction(context) + text
+
+    def introduction(self, context: Context) -> str:
+        """What the question begins with."""
+        return context.prompt.introduce(context.reference, context.view.camera)
+
+    def say(self, context: Context, subject: Subject, truth: Any) -> str:
+        """What is true, as the prompt writes it."""
+        return truth if isinstance(truth, str) else context.prompt.number(truth)
 
     def reply(self, context: Context, subject: Subject, truth: Any) -> str:
         """The text a model is trained to answer."""
-        value = truth if isinstance(truth, str) else context.prompt.number(truth)
         return self._in_language(context, self.replies).format(
-            value=value,
+            value=self.say(context, subject, truth),
             given=None if subject.given is None else f"{subject.given:.1f}",
             **self.fields(context, subject),
         )
@@ -157,3 +201,24 @@ class Task(ABC):
                 f"prompt {context.prompt.name!r} has no words for task {self.name!r}; it asks for distances alone"
             )
         return templates[language]
+
+
+class PairTask(Task):
+    """A kind of question about two views of one scene. questions: how many an evaluation asks of a pair at most."""
+
+    images = 2
+    points = 0
+    questions: ClassVar[int] = 1
+    needs = "two pictures of one scene near each other in the data, with poses, that show at least 25 % of each other"
+
+    def count(self, sample: Sample) -> int:
+        """As many of any sample: whether it has a partner is found when it is asked."""
+        return self.questions
+
+    def draw(self, context: Context) -> Subject | None:
+        """No point: the two pictures are the subject."""
+        return None if context.second is None else Subject(())
+
+    def introduction(self, context: Context) -> str:
+        """None: no pixel is named."""
+        return ""

@@ -7,16 +7,17 @@ Every rank and worker asks for its own indices, and all randomness of a row come
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from depthlm.covisibility import COVISIBLE, find_partner
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
-from depthlm.reference import draw_marks, get_reference
-from depthlm.tasks import Context, Question, Task, get_task
+from depthlm.reference import Text, draw_marks, get_reference
+from depthlm.tasks import Context, Question, Second, Task, get_task
 from depthlm.training.rows import Row, encode_row, word_token
 from depthlm.view import CropConfig, View, ViewConfig, make_training_view
 
@@ -38,6 +39,8 @@ _T = TypeVar("_T")
 # Image tokens speak in preferred numbers, the E12 series (1.0 1.2 1.5 1.8 ...): 21 % steps, few enough classes that
 # each is seen often, as answers in full precision are not.
 WORDS_PER_DECADE = 12
+_PAIR_CROPS = 4  # drawn for a pair before the largest one is taken
+_MISSES = 1000  # rows without a question before a run gives up: few samples having a partner is no fault of theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,11 @@ class RowConfig:
     references: dict[str, float]
     """Reference name -> weight; one is drawn per image."""
     tasks: dict[str, float]
-    """Task name -> weight; one is drawn per question."""
+    """Task name -> weight; one is drawn per question. A row whose first one is about two images shows two, and all of
+    its questions are about both."""
     questions_per_image: int = 1
-    """Questions about each image. With a marker, the first is about it and the others need a text reference."""
+    """Questions about each image. With a marker, the first is about it and the others need a text reference. A pair
+    of images is asked no question twice, so that it may be asked fewer."""
     packing: Literal["shared", "turns"] = "shared"
     """shared: each question sees the image and itself. turns: one conversation, each sees the earlier ones too."""
     image_words: bool = False
@@ -86,7 +91,7 @@ class TrainingRows(Dataset[Row]):
         self.seed, self.length, self.max_bad = seed, length, max_bad
         self.bad: list[str] = []
         self.word_ids: dict[str, int] = {}
-        self.text = get_reference("text", card.coordinate_range, card.rounding, card.half_pixel)
+        self.text = Text(coordinate_range=card.coordinate_range, rounding=card.rounding, half_pixel=card.half_pixel)
         self.references = [
             get_reference(name, card.coordinate_range, card.rounding, card.half_pixel) for name in rows.references
         ]
@@ -94,8 +99,11 @@ class TrainingRows(Dataset[Row]):
             if not prompt.supports(reference):
                 raise InputError(f"prompt {prompt.name!r} has no question for reference {reference.name!r}")
         self.reference_shares = _shares(rows.references)
-        self.tasks = [get_task(name) for name in rows.tasks]
-        self.task_shares = _shares(rows.tasks)
+        shares = dict(zip(rows.tasks, _shares(rows.tasks).tolist(), strict=True))
+        self.singles, self.pairs = (
+            {get_task(name): share for name, share in shares.items() if get_task(name).images == images and share}
+            for images in (1, 2)
+        )
         self.asks_text = any(reference.name == "text" for reference in self.references)
 
     def __len__(self) -> int:
@@ -111,20 +119,23 @@ class TrainingRows(Dataset[Row]):
         Raises InputError past `max_bad` unreadable samples.
         """
 
-        def make(sample: Sample, rng: np.random.Generator) -> tuple[View, NDArray[np.float64]]:
-            view = self._draw_view(sample, rng)[1]
+        def make(samples: Samples, row: int, rng: np.random.Generator) -> tuple[View, NDArray[np.float64]]:
+            view = self._draw_view(samples[row], rng)[1]
             return view, self.cell_metres(view)
 
         return self._at(index, make)
 
-    def _at(self, index: int, make: Callable[[Sample, np.random.Generator], _T]) -> _T:
-        """`make` of the sample of a global step index and its generator; unreadable samples are passed over."""
+    def _at(self, index: int, make: Callable[[Samples, int, np.random.Generator], _T | None]) -> _T:
+        """`make` of the sample of a global step index and its generator; unreadable samples are passed over, and so are
+        those of which it makes None.
+        """
         rng = np.random.default_rng([self.seed, index])
         draw = index
+        misses = 0
         while True:
             dataset, row = self.mixture.at(draw)
             try:
-                return make(self.sources[dataset][row], rng)
+                made = make(self.sources[dataset], row, rng)
             except InputError as error:
                 self.bad.append(str(error))
                 log.warning("skipped a sample: %s", error)
@@ -132,10 +143,33 @@ class TrainingRows(Dataset[Row]):
                     raise InputError(
                         f"more than max_bad={self.max_bad} samples cannot be used; the last: {error}"
                     ) from error
-                draw += len(self.mixture)  # the same place of a later pass: another row, still a function of index
+            else:
+                if made is not None:
+                    return made
+                misses += 1
+                if misses == _MISSES:
+                    needs = sorted({task.needs for task in self.pairs})
+                    raise InputError(
+                        f"tasks {', '.join(self.rows.tasks)} have nothing to ask in {misses} samples drawn; they need "
+                        + "; ".join(needs)
+                    )
+            draw += len(self.mixture)  # the same place of a later pass: another row, still a function of index
 
-    def build(self, sample: Sample, rng: np.random.Generator) -> Row:
-        """One view of the sample with its questions. Raises InputError for a sample without points."""
+    def build(self, samples: Samples, row: int, rng: np.random.Generator) -> Row | None:
+        """One view of the sample with its questions, or two views of it and its partner.
+
+        None where all tasks are about two images and these have no answer. Raises InputError for a sample without
+        points.
+        """
+        sample = samples[row]
+        if self.pairs and rng.random() < sum(self.pairs.values()):
+            partner = find_partner(samples, row, self.seed)
+            made = None if partner is None else self._build_pair(sample, samples[partner], rng)
+            if made is not None or not self.singles:
+                return made
+        return self._build_single(sample, rng)
+
+    def _build_single(self, sample: Sample, rng: np.random.Generator) -> Row:
         reference, view = self._draw_view(sample, rng)
         surface = None if sample.surface is None else tuple(sample.surface[i] for i in view.index)
         order = rng.permutation(len(view.index))
@@ -146,21 +180,73 @@ class TrainingRows(Dataset[Row]):
             text = reference if reference.kind == "text" else self.text
             missing = self.rows.questions_per_image - len(questions)
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
-        marked = view.uv[list(questions[0].points)]
-        words = self._words(view) if self.rows.image_words else None
-        if words is not None and self.rows.marker_word and reference.kind == "marker":
-            for column, row in (marked.astype(int) // self.processor.grid).tolist():
-                words[row * (view.image.width // self.processor.grid) + column] = self._word(reference.name)
-        image = draw_marks(reference, view.image, marked)
+        return self._encode([view], questions, reference, questions[0].points)
+
+    def _build_pair(self, first: Sample, second: Sample, rng: np.random.Generator) -> Row | None:
+        """Both views with questions about the two, none twice; None where none of the tasks drawn has an answer."""
+        reference = self._draw_reference(rng)
+        view, other = self._draw_pair(first, second, reference, rng)
+        numbers = iter(rng.permutation(len(view.index)).tolist())
+        tasks, shares = list(self.pairs), _shares({task.name: share for task, share in self.pairs.items()})
+        questions: list[Question] = []
+        asked: set[tuple[Task, tuple[int, ...]]] = set()
+        marked: tuple[int, ...] = ()
+        for choice in rng.choice(len(tasks), size=self.rows.questions_per_image, p=shares).tolist():
+            task, pointer = tasks[choice], reference
+            if task.points and reference.kind == "marker" and marked:
+                if not self.asks_text:
+                    continue  # one marker on the picture, one question about it
+                pointer = self.text
+            context = self._context(view, next(numbers, 0), pointer, rng, second=other)
+            question = task.ask(context)
+            if question is None or (task, question.points) in asked:
+                continue
+            asked.add((task, question.points))
+            if question.points and pointer.kind == "marker":
+                marked = question.points
+            questions.append(question)
+        return self._encode([view, other.view], questions, reference, marked) if questions else None
+
+    def _encode(
+        self, views: list[View], questions: list[Question], reference: Reference, marked: tuple[int, ...]
+    ) -> Row:
+        """The row; markers stand on the first view at these rows of its uv."""
+        words = None
+        uv = views[0].uv[list(marked)]
+        if self.rows.image_words:
+            words = [word for view in views for word in self._words(view)]
+            if self.rows.marker_word and reference.kind == "marker":
+                for column, row in (uv.astype(int) // self.processor.grid).tolist():
+                    words[row * (views[0].image.width // self.processor.grid) + column] = self._word(reference.name)
+        images = [draw_marks(reference, views[0].image, uv), *(view.image for view in views[1:])]
         return encode_row(
-            self.processor, image, questions,
+            self.processor, images, questions,
             system=self.prompt.system, words=words, turns=self.rows.packing == "turns",
         )  # fmt: skip
+
+    def _draw_pair(
+        self, first: Sample, second: Sample, reference: Reference, rng: np.random.Generator
+    ) -> tuple[View, Second]:
+        """Crops of both that still show as much of each other as a pair must; unmirrored, as a mirror has no pose."""
+        crop = replace(self.crop, flip=0.0)
+        for attempt in range(_PAIR_CROPS + 1):
+            if attempt == _PAIR_CROPS:
+                (_, width), (_, height) = crop.width, crop.height
+                crop = replace(crop, width=(width, width), height=(height, height), position="centre")
+            view = make_training_view(first, config=self.view, rng=rng, crop=crop, margin=reference.margin)
+            other_view = make_training_view(second, config=self.view, rng=rng, crop=crop)
+            other = Second.of(first, view, second, other_view)
+            if np.isfinite(other.shown[:, 0]).mean() >= COVISIBLE:
+                break
+        return view, other
+
+    def _draw_reference(self, rng: np.random.Generator) -> Reference:
+        return self.references[int(rng.choice(len(self.references), p=self.reference_shares))]
 
     def _draw_view(self, sample: Sample, rng: np.random.Generator) -> tuple[Reference, View]:
         if not len(sample):
             raise InputError(f"{sample.source or sample.frame}: no labelled points to train on")
-        reference = self.references[int(rng.choice(len(self.references), p=self.reference_shares))]
+        reference = self._draw_reference(rng)
         view = make_training_view(sample, config=self.view, rng=rng, crop=self.crop, margin=reference.margin)
         return reference, view
 
@@ -172,17 +258,30 @@ class TrainingRows(Dataset[Row]):
         surface: tuple[str, ...] | None,
         rng: np.random.Generator,
     ) -> Question:
-        context = Context(
-            view=view, point=point, reference=reference, prompt=self.prompt, label=self.card.label, rng=rng,
-            text=self.text, surface=surface, vary=True,
-        )  # fmt: skip
+        context = self._context(view, point, reference, rng, surface=surface)
+        tasks = list(self.singles)
+        shares = _shares({task.name: share for task, share in self.singles.items()})
         for _ in range(8):
-            task: Task = self.tasks[int(rng.choice(len(self.tasks), p=self.task_shares))]
-            if (question := task.ask(context)) is not None:
+            if (question := tasks[int(rng.choice(len(tasks), p=shares))].ask(context)) is not None:
                 return question
         question = get_task("distance").ask(context)
         assert question is not None, "a distance can be asked of every point"
         return question
+
+    def _context(
+        self,
+        view: View,
+        point: int,
+        reference: Reference,
+        rng: np.random.Generator,
+        *,
+        surface: tuple[str, ...] | None = None,
+        second: Second | None = None,
+    ) -> Context:
+        return Context(
+            view=view, point=point, reference=reference, prompt=self.prompt, label=self.card.label, rng=rng,
+            text=self.text, surface=surface, vary=True, second=second,
+        )  # fmt: skip
 
     def cell_metres(self, view: View) -> NDArray[np.float64]:
         """[rows, columns] what the labelled point nearest to the centre of each image token's cell measures, metres.

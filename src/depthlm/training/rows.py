@@ -1,6 +1,6 @@
-"""Rows: one image and its questions, packed so that training on K questions equals asking each of them alone.
+"""Rows: one image (or two) and its questions, packed so that training on K questions equals asking each of them alone.
 
-A row is [prefix | question 1 | question 2 | ...]. The prefix (turn header and image) is read once; every question sees
+A row is [prefix | question 1 | question 2 | ...]. The prefix (turn header and images) is read once; every question sees
 the prefix and itself, never another question, and its positions continue from the prefix as if it stood there alone.
 With one question a row is an ordinary causal conversation. The plain alternative is one conversation of many turns, in
 which each question sees the earlier ones and their answers too (what VLM3's packing seems to be, vlm3.md 1.5).
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One encoded image with its questions.
+    """One encoded image, or several, with the questions about them all.
 
     prefix: [P] token ids. questions: for each, its token ids and how many of them belong to the answer (the last ones,
-    end token included). words: [T] for every image token the id of the word it should predict (IGNORE for none), or
-    None. images: pixel_values with image_grid_thw or image_sizes. turns: the questions are turns of one conversation.
+    end token included). words: [T] for every token of every image the id of the word it should predict (IGNORE for
+    none), or None. images: pixel_values with image_grid_thw or image_sizes. turns: the questions
+    are turns of one conversation.
     """
 
     prefix: list[int]
@@ -48,20 +49,20 @@ class Row:
 
 def encode_row(
     processor: ThinProcessor,
-    image: Image.Image,
+    images: Sequence[Image.Image],
     questions: Sequence[Question],
     *,
     system: str | None = None,
     words: list[int] | None = None,
     turns: bool = False,
 ) -> Row:
-    """Encode one view and its questions.
+    """Encode the views and the questions about them.
 
-    words: ids for its image tokens in reading order. turns: pack the questions as turns of one conversation.
+    words: ids for the image tokens in reading order. turns: pack the questions as turns of one conversation.
     """
-    pixels = processor.encode_images([image])
-    grid = pixels.get("image_grid_thw", pixels.get("image_sizes"))
-    assert grid is not None
+    pixels = processor.encode_images(images)
+    grids = pixels.get("image_grid_thw", pixels.get("image_sizes"))
+    assert grids is not None
     token = processor.family.image_token
     prefix: list[int] = []
     encoded: list[tuple[list[int], int]] = []
@@ -69,12 +70,14 @@ def encode_row(
         if turns and encoded:
             tail = processor.render_turn(question.text, system)
         else:
-            head, _, tail = processor.render(1, question.text, system).partition(token)
+            head, _, tail = processor.render(len(images), question.text, system).rpartition(token)
             end_token = processor.family.end_token
             if end_token and tail.startswith(end_token):  # Qwen: part of the placeholders
                 tail = tail.removeprefix(end_token)
                 head = head.removesuffix(processor.family.start_token or "")
-            prefix = prefix or processor.tokenize(head) + processor.image_placeholder_ids(grid[0])
+            if not prefix:
+                before = processor.expand(processor.tokenize(head), grids[:-1])
+                prefix = before + processor.image_placeholder_ids(grids[-1])
         answer = [*processor.tokenize(processor.render_answer(question.answer, system)), processor.end_id]
         encoded.append((processor.tokenize(tail) + answer, len(answer)))
     return Row(prefix, encoded, words, pixels, turns)
@@ -131,15 +134,19 @@ def prefix_positions(processor: ThinProcessor, row: Row) -> torch.Tensor:
     out = torch.arange(len(ids)).repeat(3, 1)
     if not processor.family.mrope:
         return out
-    where = torch.nonzero(ids == processor.image_token_id).flatten()
-    first, count = int(where[0]), len(where)
-    _, rows, columns = (int(n) for n in row.images["image_grid_thw"][0])
-    rows, columns = rows // processor.merge, columns // processor.merge
-    assert rows * columns == count, f"{count} image tokens for a {rows}x{columns} grid"
-    out[0, where] = first
-    out[1, where] = first + torch.arange(rows).repeat_interleave(columns)
-    out[2, where] = first + torch.arange(columns).repeat(rows)
-    out[:, first + count :] = first + max(rows, columns) + torch.arange(len(ids) - first - count)
+    is_image = ids == processor.image_token_id
+    at = 0  # where the next image's tokens are looked for
+    for _, rows, columns in row.images["image_grid_thw"].tolist():
+        rows, columns = rows // processor.merge, columns // processor.merge
+        start = at + int(torch.nonzero(is_image[at:])[0])
+        at = start + rows * columns
+        assert is_image[start:at].all(), f"fewer image tokens than a {rows}x{columns} grid has"
+        first = int(out[0, start])
+        out[0, start:at] = first
+        out[1, start:at] = first + torch.arange(rows).repeat_interleave(columns)
+        out[2, start:at] = first + torch.arange(columns).repeat(rows)
+        out[:, at:] = first + max(rows, columns) + torch.arange(len(ids) - at)
+    assert not is_image[at:].any(), "more image tokens than the images have"
     return out
 
 
