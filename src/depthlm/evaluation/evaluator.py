@@ -95,6 +95,8 @@ def evaluate(
     )
     plan = _Plan.of(config, loaded.card)
     counts, digest = _survey(data, plan.task)
+    if plan.task.objects and not any(counts):
+        raise InputError(_nothing_to_ask(config.task))
     chosen = choose_points(counts, config.points, config.seed)
     settings = {
         "model": model_name or str(loaded.path),
@@ -132,7 +134,7 @@ def evaluate(
         elif progress is not None:
             progress(start + len(records), len(chosen))
         table += records
-    summary = summarise(table, config, plan.task.answer) | {
+    summary = summarise(table, config, plan.task.answer, bare=counts.count(0)) | {
         "n_skipped": len(getattr(data, "skipped", [])),
         "asked": plan.task.name,
         "trained": plan.task.name in loaded.card.tasks,
@@ -167,11 +169,14 @@ class _Plan:
         return cls(get_task("distance"), config.answers or card.label, wanted)
 
 
-def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: AnswerKind) -> dict[str, Any]:
-    """Per-question records -> figures. The score counts every question; absrel and rmse the answered ones."""
+def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: AnswerKind, bare: int = 0) -> dict[str, Any]:
+    """Per-question records -> figures. The score counts every question; absrel and rmse the answered ones.
+
+    bare: samples that hold nothing to ask about; they count as unasked.
+    """
     asked = [r for r in table if r["question"] is not None]
     if not asked:
-        raise InputError(f"the data holds nothing that task {config.task} can ask about")
+        raise InputError(_nothing_to_ask(config.task))
     truth = [json.loads(r["truth"]) for r in asked]
     is_number = isinstance(kind, Number)
     value = [r["value"] if is_number else json.loads(r["answer"]) for r in asked]
@@ -183,7 +188,7 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     summary: dict[str, Any] = {
         "n": len(asked),
         "n_unparsed": sum(v is None for v in value),
-        "n_unasked": len(table) - len(asked),
+        "n_unasked": len(table) - len(asked) + bare,
         "images": len(np.unique(image)),
         "task": config.task,
         "metric": kind.metric,
@@ -216,18 +221,20 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
 
 
 def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Plan, seed: int) -> list[dict[str, Any]]:
-    """Records of the questions rows [n, 2] (image, point), in that order."""
+    """Records of the questions rows [n, 2] (image, point or object), in that order."""
     requests, asked = [], []
     for image in np.unique(rows[:, 0]):
         sample = data[int(image)]
         points = rows[rows[:, 0] == image, 1].tolist()
-        groups = [(point,) for point in points]
-        views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups)
+        groups = [() if plan.task.objects else (point,) for point in points]
+        views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups, sample.objects)
         for point, view in zip(points, views, strict=True):
             context = engine.context(view, point, seed=(seed, int(image), point), surface=sample.surface)
             question = plan.task.ask(context)
             if question is not None:
-                requests.append(engine.request(context, question.text, question.points, plan.task.answer))
+                requests.append(
+                    engine.request(context, question.text, question.points, plan.task.answer, question.objects)
+                )
             asked.append((int(image), sample, point, question))
     replies = iter(engine.ask(requests))
     return [
@@ -239,14 +246,11 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
 def _record(
     image: int, sample: Sample, point: int, question: Question | None, reply: Answer | None, plan: _Plan
 ) -> dict[str, Any]:
-    """One row of points.parquet; `question` is None where the point lacks what the task needs."""
+    """One row of points.parquet; `question` is None where the point or object lacks what the task needs."""
     record: dict[str, Any] = {
         "image": image,
         "frame": sample.frame,
-        "u": float(sample.uv[point, 0]),
-        "v": float(sample.uv[point, 1]),
-        "z": float(sample.z[point]),
-        "distance": float(sample.distance[point]),
+        **_place(sample, point, plan.task),
     } | dict.fromkeys(("question", "truth", "text", "answer", "value", "low", "high", "score"))
     if question is None or reply is None:
         return record
@@ -271,6 +275,21 @@ def _record(
     }
 
 
+def _place(sample: Sample, number: int, task: Task) -> dict[str, float]:
+    """Pixel and metres of what a question is about: a point, or an object (the middle of its box, in both)."""
+    if task.objects:
+        thing = sample.objects[number]
+        u0, v0, u1, v1 = thing.box
+        u, v, z, distance = (u0 + u1) / 2, (v0 + v1) / 2, thing.center[2], float(np.linalg.norm(thing.center))
+    else:
+        (u, v), z, distance = sample.uv[number].tolist(), float(sample.z[number]), float(sample.distance[number])
+    return {"u": u, "v": v, "z": z, "distance": distance}
+
+
+def _nothing_to_ask(task: str) -> str:
+    return f"the data holds nothing that task {task} can ask about"
+
+
 def _blocks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     """Few enough points at a time that their images fit in memory, even at one point per image."""
     for start in range(0, len(rows), size):
@@ -292,6 +311,7 @@ def _survey(data: Samples, task: Task) -> tuple[list[int], str]:
         counts.append(task.count(sample))
         digest.update(json.dumps(sample.camera.to_dict()).encode())
         digest.update(sample.uv.tobytes() + sample.z.tobytes() + hashlib.sha256(sample.image).digest())
+        digest.update(repr(sample.objects).encode() if sample.objects else b"")
     return counts, digest.hexdigest()[:16]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from depthlm.camera import Camera
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
+    from depthlm.objects import Box, LabelledObject
     from depthlm.reference import Reference
     from depthlm.tasks.answers import AnswerKind
     from depthlm.tasks.numbers import Reading
@@ -36,6 +37,7 @@ Quantity = Literal["distance", "z"]
 class Request:
     """One question about a view; uv: [K, 2] the pixels of the view that it is about, in the order it names them.
 
+    boxes: the edges (u0, v0, u1, v1) of the objects, for a question about those.
     The requests about one image share their View object (but for points that needed padding), so that an engine may
     share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
     """
@@ -45,10 +47,11 @@ class Request:
     question: str
     reference: Reference
     kind: AnswerKind = METRES
+    boxes: tuple[Box, ...] = ()
 
     def image(self) -> Image.Image:
         """What the model sees: the view with its markers drawn."""
-        return draw_marks(self.reference, self.view.image, self.uv)
+        return draw_marks(self.reference, self.view.image, self.uv, self.boxes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +148,21 @@ class Engine:
         uv: ArrayLike,
         z: ArrayLike | None = None,
         groups: Sequence[tuple[int, ...]] | None = None,
+        objects: Sequence[LabelledObject] = (),
     ) -> list[View]:
         """For each group of rows of uv (default: each row) a view on which their markers fit; each holds all of uv.
 
-        uv: [N, 2] pixels of `image`. z: [N] metres, or None.
+        uv: [N, 2] pixels of `image`. z: [N] metres, or None. objects: of `image`; each view holds them all.
         """
         points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
-        shared = make_view(image, camera, points, z, config=self.view_config)
+        shared = make_view(image, camera, points, z, config=self.view_config, objects=objects)
         made = []
         for group in [(row,) for row in range(len(points))] if groups is None else groups:
             rows, view = list(group), shared
             if not all(self.reference.fits(at, *shared.image.size) for at in shared.uv[rows]):
-                padded = make_view(image, camera, points[rows], config=self.view_config, margin=self.reference.margin)
+                padded = make_view(
+                    image, camera, points[rows], config=self.view_config, margin=self.reference.margin, objects=objects
+                )
                 view = replace(padded, uv=padded.transform.forward(points), z=shared.z, index=shared.index)
             made.append(view)
         return made
@@ -164,15 +170,18 @@ class Engine:
     def context(
         self, view: View, point: int, *, seed: Sequence[int] = (0,), surface: tuple[str, ...] | None = None
     ) -> Context:
-        """What a task asks about a row of view.uv, as this model is asked."""
+        """What a task asks about a row of view.uv (or view.objects), as this model is asked."""
         return Context(
             view=view, point=point, reference=self.reference, prompt=self.prompt, label=self.loaded.card.label,
             rng=np.random.default_rng(seed), text=self.text, surface=surface,
         )  # fmt: skip
 
-    def request(self, context: Context, question: str, points: Sequence[int], kind: AnswerKind) -> Request:
-        """The question about these rows of the context's view."""
-        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind)
+    def request(
+        self, context: Context, question: str, points: Sequence[int], kind: AnswerKind, objects: Sequence[int] = ()
+    ) -> Request:
+        """The question about these points, or these objects, of the context's view."""
+        boxes = tuple(context.view.objects[row].box for row in objects)
+        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind, boxes)
 
     # --- from questions to answers ----------------------------------------------------------------------------------
 

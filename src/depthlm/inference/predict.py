@@ -83,6 +83,8 @@ def predict_image(
     where the task is about two. given: what a speed (seconds) or time (m/s) question states.
     Raises InputError for points or `given` that do not suit the task.
     """
+    if get_task(task).objects:
+        raise InputError(f"task {task} is about labelled objects; --point cannot name them, give another --task")
     image, camera, uv = photo.resolved.straighten(photo.image, photo.uv)
     engine = Engine(loaded, reference=reference, read=read)
     result = {

@@ -7,7 +7,7 @@ Every rank and worker asks for its own indices, and all randomness of a row come
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -145,11 +145,12 @@ class TrainingRows(Dataset[Row]):
             missing = self.rows.questions_per_image - len(questions)
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
         marked = view.uv[list(questions[0].points)]
+        boxes = [view.objects[row].box for row in questions[0].objects]
         words = self._words(view) if self.rows.image_words else None
         if words is not None and self.rows.marker_word and reference.kind == "marker":
             for column, row in (marked.astype(int) // self.processor.grid).tolist():
                 words[row * (view.image.width // self.processor.grid) + column] = self._word(reference.name)
-        image = draw_marks(reference, view.image, marked)
+        image = draw_marks(reference, view.image, marked, boxes)
         return encode_row(self.processor, image, questions, system=self.prompt.system, words=words)
 
     def _draw_view(self, sample: Sample, rng: np.random.Generator) -> tuple[Reference, View]:
@@ -173,7 +174,12 @@ class TrainingRows(Dataset[Row]):
         )  # fmt: skip
         for _ in range(8):
             task: Task = self.tasks[int(rng.choice(len(self.tasks), p=self.task_shares))]
-            if (question := task.ask(context)) is not None:
+            here = context
+            if task.objects:
+                if not view.objects:
+                    continue
+                here = replace(context, point=int(rng.integers(len(view.objects))))
+            if (question := task.ask(here)) is not None:
                 return question
         question = get_task("distance").ask(context)
         assert question is not None, "a distance can be asked of every point"
