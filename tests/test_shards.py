@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from depthlm.camera import Camera
 from depthlm.data import open_data
 from depthlm.data.shards import ShardDataset, write_shards
 from depthlm.errors import InputError
+from depthlm.objects import LabelledObject
 from depthlm.sample import Sample
+
+
+def make_object(i: int) -> LabelledObject:
+    axes = Rotation.from_euler("y", 0.1 * i).as_matrix().ravel().tolist()
+    return LabelledObject(
+        f"thing {i} é", (-0.5, 1 / 3, 7.5, 9.1), (0.1 + i, 0.2, 1 / 7), (0.3, -i, 2.0), tuple(axes), 0.7
+    )
 
 
 def make_sample(i: int, points: int = 5) -> Sample:
@@ -35,6 +46,7 @@ def make_sample(i: int, points: int = 5) -> Sample:
         frame=f"frame {i}",
         surface=None if i % 3 == 0 else tuple(f"thing {j % 2} é" for j in range(points)),
         pose=None if i % 2 else rng.normal(size=(4, 4)),
+        objects=tuple(make_object(i + j) for j in range(i % 3)),
     )
 
 
@@ -42,6 +54,7 @@ def assert_same(a: Sample, b: Sample) -> None:
     assert (a.image, a.camera, a.scene, a.frame, a.surface) == (b.image, b.camera, b.scene, b.frame, b.surface)
     np.testing.assert_array_equal(a.uv, b.uv)
     np.testing.assert_array_equal(a.z, b.z)
+    assert a.objects == b.objects
     assert (a.pose is None) == (b.pose is None)
     if a.pose is not None:
         np.testing.assert_array_equal(a.pose, b.pose)
@@ -81,6 +94,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+def test_shards_from_before_there_were_objects_open(folder: Path) -> None:
+    """The column is left out of every file, as depthlm wrote them before it had it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        file = folder / shard["file"]
+        pq.write_table(pq.read_table(file).drop_columns(["objects"]), file, row_group_size=4)
+        shard |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    old = ShardDataset(folder)
+    assert any(make_sample(i).objects for i in range(40))
+    for i in range(40):
+        assert_same(old[i], replace(make_sample(i), objects=()))
+
+
 def test_row_groups_are_as_small_as_asked(folder: Path) -> None:
     for file in sorted(folder.glob("*.parquet")):
         metadata = pq.ParquetFile(file).metadata
@@ -118,7 +145,8 @@ def test_damage_to_one_row_group_leaves_the_others_readable(folder: Path) -> Non
     group = pq.ParquetFile(file).metadata.row_group(1)
     start = group.column(0).dictionary_page_offset or group.column(0).data_page_offset
     data = bytearray(file.read_bytes())
-    data[start : start + group.total_byte_size] = b"\xff" * group.total_byte_size
+    size = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+    data[start : start + size] = b"\xff" * size
     file.write_bytes(bytes(data[: file.stat().st_size]))
     damaged = ShardDataset(folder)
     for i in (*range(4), *range(8, 40)):

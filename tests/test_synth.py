@@ -163,6 +163,7 @@ def same_sample(a: Sample, b: Sample) -> bool:
     return (
         a.image == b.image and a.camera == b.camera and np.array_equal(a.uv, b.uv) and np.array_equal(a.z, b.z)
         and a.surface == b.surface and np.array_equal(a.pose, b.pose) and (a.scene, a.frame) == (b.scene, b.frame)
+        and a.objects == b.objects
     )  # fmt: skip
 
 
@@ -171,6 +172,7 @@ def test_workers_change_nothing() -> None:
     alone = list(synth_samples(3, workers=1, **settings))
     shared = list(synth_samples(3, workers=2, **settings))
     assert len(alone) == len(shared) == 6
+    assert any(sample.objects for sample in alone)
     assert all(same_sample(a, b) for a, b in zip(alone, shared, strict=True))
     assert not same_sample(alone[0], alone[1])
     later = list(synth_samples(1, first_scene=2, **settings))

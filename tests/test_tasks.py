@@ -21,6 +21,7 @@ from depthlm.camera import Camera
 from depthlm.data import open_data
 from depthlm.errors import InputError
 from depthlm.motion import rotation_matrix
+from depthlm.objects import LabelledObject
 from depthlm.prompts import get_prompt
 from depthlm.reference import get_reference
 from depthlm.tasks import TASKS, Context, Second, Subject, get_task
@@ -33,13 +34,18 @@ Z = np.array([2.0, 4.0, 2.05])
 MOTION = np.eye(4)  # of the second camera; tests/test_pair_tasks.py has more of them
 MOTION[:3, :3] = rotation_matrix(89.64, 2.58, -6.13)
 MOTION[:3, 3] = -1.37, 0.04, 1.43
+SQUARE_ON = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+OBJECTS = (
+    LabelledObject("chair", (9.5, 29.5, 29.5, 69.5), (0.45, 0.9, 0.45), (-1.0, 0.2, 3.0), SQUARE_ON),
+    LabelledObject("shelf", (59.5, 9.5, 99.5, 69.5), (0.8, 2.0, 0.3), (1.0, -0.3, 4.0), SQUARE_ON),
+)
 
 
 def context(
     point=0, reference="text", label="distance", prompt="nano", surface=("floor", "wall", ""), seed=0, motion=MOTION
 ):
     image = Image.new("RGB", (112, 80), (190, 40, 40))
-    view = make_view(image, CAMERA, UV, Z, config=ViewConfig(focal=100, grid=16))
+    view = make_view(image, CAMERA, UV, Z, config=ViewConfig(focal=100, grid=16), objects=OBJECTS)
     shown = np.array([[20.0, 60.0], [np.nan, np.nan], [np.nan, np.nan]])
     return Context(
         view=view,
@@ -149,7 +155,7 @@ def test_where_is_asked_of_markers_only():
 def test_prompts_of_released_checkpoints_ask_for_distances_alone(name):
     options = {"reference": "arrow", "prompt": "depthlm-official"} if name == "where" else {"prompt": "vlm3-depth"}
     here = context(**options)
-    subject = Subject((0, 1)[: get_task(name).points], 4.0)
+    subject = subject_of(get_task(name))
     with pytest.raises(InputError, match=f"has no words for task '{name}'"):
         get_task(name).question(here, subject)
 
@@ -164,6 +170,10 @@ class Pick:
         return self.number
 
 
+def subject_of(task):
+    return Subject((0, 1)[: task.points], 4.0 if task.given else None, (0, 1)[: task.objects])
+
+
 def conversations():
     """Every wording of every task: {task: {prompt and reference: [question -> answer]}}."""
     made = {}
@@ -172,7 +182,7 @@ def conversations():
             here = replace(context(0, reference, prompt=prompt), vary=True)
             if name == "where" and reference == "text":
                 continue
-            subject = Subject((0, 1)[: task.points], 4.0 if task.given else None)
+            subject = subject_of(task)
             answer = task.reply(here, subject, task.truth(here, subject))
             wordings = task.wordings.get(get_prompt(prompt).language, ("the prompt's own",))
             made.setdefault(name, {})[f"{prompt}, {reference}"] = [
@@ -215,8 +225,18 @@ def test_two_points_of_real_photographs(samples_dir):
 
 # --- answers: format and read -----------------------------------------------------------------------------------------
 
+NUMBERS = ["distance", "z", "between", "width", "height", "box_distance"]
 
-@given(st.floats(0.1, 95), st.sampled_from(["distance", "z", "between"]), st.sampled_from(["depthlm", "nano"]))
+
+@pytest.mark.parametrize("prompt", ["depthlm", "nano"])
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if getattr(task.answer, "choices", ())])
+def test_reading_a_formatted_word_gives_it_back(name, prompt):
+    task = get_task(name)
+    for word in task.answer.choices:
+        assert task.answer.read(task.reply(context(prompt=prompt), subject_of(task), word)) == word
+
+
+@given(st.floats(0.1, 95), st.sampled_from(NUMBERS), st.sampled_from(["depthlm", "nano"]))
 def test_reading_a_formatted_number_gives_it_back(value, name, prompt):
     task = get_task(name)
     text = task.reply(context(prompt=prompt), Subject((0,)), value)
@@ -253,6 +273,12 @@ def test_reading_a_formatted_division_gives_its_result(given_, name, point):
         ("nearer", "The first is nearer. <answer>first</answer>", "first"),
         ("nearer", "1", None),
         ("nearer", "firstly", None),
+        ("width", "about 45 cm", 0.45),
+        ("box_distance", "two meters", None),
+        ("left_right", "It is to the left.", "left"),
+        ("left_right", "left or right, I cannot say", None),
+        ("behind_front", "The first is in front of the second.", "front"),
+        ("above_below", "<answer>Above</answer>", "above"),
         ("colour", "dark red", "red"),
         ("surface", "<answer> Wall. </answer>", "wall"),
         ("surface", "", None),

@@ -21,6 +21,7 @@ def describe(data: Samples) -> dict[str, Any]:
     """Counts and ranges over all samples. Lengths in metres, focal lengths in pixels; None for an empty set."""
     z, distance, focal, sizes, scenes = [], [], [], [], set()
     surfaces: dict[str, int] = {}
+    objects: dict[str, int] = {}
     counts: list[int] = []
     for i in range(len(data)):
         sample = data[i]
@@ -33,6 +34,8 @@ def describe(data: Samples) -> dict[str, Any]:
         scenes.add(sample.scene)
         for name in sample.surface or ():
             surfaces[name] = surfaces.get(name, 0) + 1
+        for thing in sample.objects:
+            objects[thing.name] = objects.get(thing.name, 0) + 1
     all_z = np.concatenate(z) if z else np.empty(0)
     return {
         "samples": len(data),
@@ -52,7 +55,8 @@ def describe(data: Samples) -> dict[str, Any]:
         "focal_px": _range(np.array(focal).reshape(-1)),
         "width_px": _range(np.array([s[0] for s in sizes])),
         "height_px": _range(np.array([s[1] for s in sizes])),
-        "surfaces": dict(sorted(surfaces.items(), key=lambda item: (-item[1], item[0]))),
+        "surfaces": _by_count(surfaces),
+        "objects": _by_count(objects),
     }
 
 
@@ -75,6 +79,9 @@ def format_description(name: str, facts: dict[str, Any]) -> str:
             lines.append(f"  z {span:<8} {share:6.1%}  {'#' * round(40 * share)}")
     if facts["surfaces"]:
         lines.append("  surfaces   " + ", ".join(f"{k} {v}" for k, v in list(facts["surfaces"].items())[:12]))
+    if facts["objects"]:
+        named = ", ".join(f"{k} {v}" for k, v in list(facts["objects"].items())[:12])
+        lines.append(f"  objects    {sum(facts['objects'].values())}: {named}")
     return "\n".join(lines)
 
 
@@ -131,6 +138,10 @@ def _save(figure: Any, out: Path) -> None:
         raise InputError(f"cannot write {out} ({error})") from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def _by_count(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _range(values: Any) -> dict[str, float] | None:

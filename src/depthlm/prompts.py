@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from depthlm.camera import Camera
+    from depthlm.objects import Box
     from depthlm.reference import Reference
 
 # The released suffix and answer, shared by DepthLM (paper.md 1.1) and VLM3 (vlm3.md 1.4). Protocol: do not edit.
@@ -44,7 +45,8 @@ class Prompt:
     system: text of the system turn, or None to send none. questions: template by reference name or kind.
     answer: template of the trained answer, {value} in metres. language: in which tasks other than distance are asked
     (tasks/); None where the prompt has words for distances alone. pointers: how those questions name a point, by kind
-    ("markers" where there are several, told apart by {colour}). introduction: what they begin with, by kind.
+    ("markers" where there are several, told apart by {colour}), and an object: "box" where its outline is drawn,
+    "region" with the coordinates of two corners. introduction: what they begin with, by kind, and for "region".
     per_decade: None for numbers of two decimals; n for the nearest of n numbers per decade, evenly spaced in ratio, as
     a string of two significant digits ("0.46", "2.4", "12").
     source: where the words come from.
@@ -60,6 +62,8 @@ class Prompt:
             "marker": "the red {marker}",
             "markers": "the {colour} {marker}",
             "text": "({x}, {y})",
+            "box": "the {colour} box",
+            "region": "bounding box region ({x1}, {y1}, {x2}, {y2})",  # vlm3.md 1.4, after SpatialRGPT
         }
     )
     introduction: Mapping[str, str] = field(default_factory=dict)
@@ -96,9 +100,18 @@ class Prompt:
         several = reference.kind == "marker" and mark is not None
         return self._fill(self.pointers["markers" if several else reference.kind], reference, uv, camera, mark or 0)
 
-    def introduce(self, reference: Reference, camera: Camera) -> str:
-        """What a question other than the distance question begins with."""
-        return self._fill(self.introduction.get(reference.kind, ""), reference, (0, 0), camera)
+    def region(self, reference: Reference, box: Box, camera: Camera, mark: int) -> str:
+        """The words that point at an object's box (u0, v0, u1, v1) pixels; mark: which of the drawn boxes it is."""
+        if reference.kind == "marker":
+            return self.pointers["box"].format(colour=MARKER_COLOURS[mark][0])
+        x1, y1 = reference.coordinates(box[:2], camera.width, camera.height)
+        x2, y2 = reference.coordinates(box[2:], camera.width, camera.height)
+        return self.pointers["region"].format(x1=x1, y1=y1, x2=x2, y2=y2)
+
+    def introduce(self, reference: Reference, camera: Camera, *, regions: bool = False) -> str:
+        """What a question other than the distance question begins with; regions: one about objects."""
+        key = "region" if regions and reference.kind == "text" else reference.kind
+        return self._fill(self.introduction.get(key, ""), reference, (0, 0), camera)
 
     def _fill(self, template: str, reference: Reference, uv: ArrayLike, camera: Camera, mark: int = 0) -> str:
         x, y = reference.coordinates(uv, camera.width, camera.height) if reference.kind == "text" else (None, None)
@@ -189,7 +202,10 @@ DEPTHLM = Prompt(
     },
     answer="<answer>{value}</answer>",
     language="english",
-    introduction={"text": "Points are (x, y), each normalized to [0, {range}) over the image. "},
+    introduction={
+        "text": "Points are (x, y), each normalized to [0, {range}) over the image. ",
+        "region": "Boxes are (x1, y1, x2, y2), each normalized to [0, {range}) over the image. ",
+    },
 )
 
 INTRINSICS = Prompt(
@@ -220,7 +236,13 @@ NANO = Prompt(
     name="nano",
     questions={"marker": "distance at the {marker}", "text": "distance at x{x} y{y}"},
     language="nano",
-    pointers={"marker": "the {marker}", "markers": "the {colour} {marker}", "text": "x{x} y{y}"},
+    pointers={
+        "marker": "the {marker}",
+        "markers": "the {colour} {marker}",
+        "text": "x{x} y{y}",
+        "box": "the {colour} box",
+        "region": "box x{x1} y{y1} x{x2} y{y2}",
+    },
     answer="{value}",
     per_decade=24,
 )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from depthlm.errors import InputError
+from depthlm.objects import LabelledObject, check_objects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,7 @@ class Sample:
     image: the encoded file (PNG, JPEG, ...), so that a sample travels without a decode.
     uv: [N, 2] float64 pixels of `camera`. z: [N] float64 principal-axis depth, metres, > 0.
     surface: [N] what each point shows ("floor", "chair", ...), or None where the source does not say.
-    pose: [4, 4] camera-to-world, metres, or None. scene, frame: where it comes from.
+    pose: [4, 4] camera-to-world, metres, or None. scene, frame: where it comes from. objects: those that are labelled.
     """
 
     image: bytes
@@ -35,6 +36,7 @@ class Sample:
     frame: str = ""
     surface: tuple[str, ...] | None = None
     pose: NDArray[np.float64] | None = None
+    objects: tuple[LabelledObject, ...] = ()
     source: str = field(default="", compare=False)  # file and row, for error messages
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class Sample:
             raise InputError(f"{where}{len(self.surface)} surface labels for {len(z)} points")
         object.__setattr__(self, "uv", uv)
         object.__setattr__(self, "z", z)
+        check_objects(self.objects, self.camera, where)
         if self.pose is not None:
             pose = np.asarray(self.pose, dtype=np.float64)
             if pose.shape != (4, 4) or not np.isfinite(pose).all():

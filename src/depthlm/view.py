@@ -21,12 +21,16 @@ from depthlm.camera import Camera, resize_uv
 from depthlm.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
+    from depthlm.objects import Box, LabelledObject
     from depthlm.sample import Sample
 
 Geometry = Literal["exact", "official"]
 _TRIES = 10  # crops drawn before one is placed round a point
+OBJECT_INSIDE = 0.6  # share of an object's rectangle; a view that shows less of it does without the object
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,15 @@ class PixelMap:
             return resize_uv(moved, self.resized, self.source)
         return moved / self.official
 
+    def forward_box(self, box: Box) -> Box:
+        """(u0, v0, u1, v1) edges on the original image -> on the view, possibly beyond its borders.
+
+        The pixels themselves are moved, without the truncation of `official`.
+        """
+        moved = resize_uv(np.array(box).reshape(2, 2), self.source, self.resized)
+        (u0, v0), (u1, v1) = (self._mirror(moved) - (self.left, self.top)).tolist()
+        return min(u0, u1), v0, max(u0, u1), v1
+
     def _mirror(self, uv: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.flip:
             uv = np.stack([self.resized[0] - 1 - uv[:, 0], uv[:, 1]], axis=1)
@@ -69,7 +82,8 @@ class View:
     """What the model sees.
 
     image: RGB. camera: exact for `image`. uv: [M, 2] pixels of `image`. z: [M] metres, or None when nothing is known.
-    index: [M] which rows of the sample's points these are. transform: original pixels <-> pixels of `image`.
+    index: [M] which rows of the sample's points these are. transform: original pixels <-> pixels of `image`. objects:
+    the sample's that the view shows enough of, their boxes cut to the view.
     """
 
     image: Image.Image
@@ -78,6 +92,7 @@ class View:
     z: NDArray[np.float64] | None
     index: NDArray[np.int64]
     transform: PixelMap
+    objects: tuple[LabelledObject, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -150,12 +165,14 @@ def make_view(
     *,
     config: ViewConfig,
     margin: int = 0,
+    objects: Sequence[LabelledObject] = (),
 ) -> View:
-    """The whole image at the unified focal length, padded with black to the patch grid. No point is dropped.
+    """The whole image at the unified focal length, padded with black to the patch grid. No point or object is dropped.
 
-    uv: [N, 2] pixels of `image`; z: [N] metres or None. Padding goes to the right and the bottom; when a point lies
-    nearer than `margin` view pixels to a border (its marker would not fit), also to the sides that need it. That
-    depends on the points given: for answers that do not depend on what else was asked, give marker points one by one.
+    uv: [N, 2] pixels of `image`; z: [N] metres or None; objects: of `image`. Padding goes to the right and the bottom;
+    when a point lies nearer than `margin` view pixels to a border (its marker would not fit), also to the sides that
+    need it. That depends on the points given: for answers that do not depend on what else was asked, give marker points
+    one by one.
     Raises InputError when the image is not the camera's size or a point lies outside it.
     """
     _check(image, camera, uv := np.asarray(uv, dtype=np.float64).reshape(-1, 2))
@@ -176,7 +193,7 @@ def make_view(
             else:
                 height += config.grid
     index = np.arange(len(uv))
-    return _render(image, camera, uv, z, index, pixels, _Window(-left, -top, width, height))
+    return _render(image, camera, uv, z, index, pixels, _Window(-left, -top, width, height), objects)
 
 
 def make_training_view(
@@ -192,7 +209,8 @@ def make_training_view(
 
     Points outside the crop, or whose marker (`margin` pixels) would not fit, are left out of `index`; when none
     remains the crop is drawn again, and after ten tries placed round a random point. A sample without points gives a
-    view without points. image: the decoded picture when the caller has it already.
+    view without points. Objects of whose rectangle less than OBJECT_INSIDE lies in the crop are left out. image: the
+    decoded picture when the caller has it already.
     """
     crop = crop or CropConfig()
     image = sample.load_image() if image is None else image
@@ -208,7 +226,7 @@ def make_training_view(
     else:
         window = _place_round(moved[int(rng.integers(len(moved)))], window, margin)
         index = _inside(moved, window, margin)
-    return _render(image, sample.camera, sample.uv, sample.z, index, pixels, window)
+    return _render(image, sample.camera, sample.uv, sample.z, index, pixels, window, sample.objects)
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------
@@ -296,8 +314,9 @@ def _render(
     index: NDArray[np.int64],
     pixels: PixelMap,
     window: _Window,
+    objects: Sequence[LabelledObject],
 ) -> View:
-    """Pixels, camera and points of one window, by one and the same PixelMap."""
+    """Pixels, camera, points and objects of one window, by one and the same PixelMap."""
     transform = PixelMap(pixels.source, pixels.resized, window.left, window.top, pixels.flip, pixels.official)
     resized = camera.resize(*pixels.resized)
     if pixels.flip:
@@ -313,7 +332,20 @@ def _render(
         z=depths,
         index=index,
         transform=transform,
+        objects=tuple(_seen_objects(objects, transform, window)),
     )
+
+
+def _seen_objects(objects: Sequence[LabelledObject], transform: PixelMap, window: _Window) -> Iterator[LabelledObject]:
+    """Those of which the window shows enough, in its pixels."""
+    for thing in objects:
+        u0, v0, u1, v1 = transform.forward_box(thing.box)
+        left, right = max(u0, -0.5), min(u1, window.width - 0.5)
+        top, bottom = max(v0, -0.5), min(v1, window.height - 0.5)
+        inside = max(0.0, right - left) * max(0.0, bottom - top) / ((u1 - u0) * (v1 - v0))
+        if inside >= OBJECT_INSIDE:
+            turned = thing.mirrored() if transform.flip else thing
+            yield replace(turned, box=(left, top, right, bottom), visible=thing.visible * min(1.0, inside))
 
 
 def _resample(image: Image.Image, size: tuple[int, int], window: _Window) -> Image.Image:

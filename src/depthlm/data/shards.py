@@ -2,12 +2,14 @@
 
 A shard folder holds `shard-00000.parquet`, ... and `manifest.json`, which is written last. One row is one sample:
 image (the encoded file), camera {fx, fy, cx, cy, width, height}, u, v, z (lists of float64, so that a sample comes
-back exactly), surface (list of strings or null), pose (16 float64, row by row, or null), scene, frame. HF `datasets`
-opens the same files: `load_dataset("parquet", data_files="OUT/*.parquet").cast_column("image", Image())`.
+back exactly), surface (list of strings or null), pose (16 float64, row by row, or null), scene, frame, objects (list
+of structs, the fields of objects.LabelledObject; older shards have none). HF `datasets` opens the same files:
+`load_dataset("parquet", data_files="OUT/*.parquet").cast_column("image", Image())`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -23,6 +25,7 @@ import pyarrow.parquet as pq
 
 from depthlm.camera import Camera
 from depthlm.errors import InputError
+from depthlm.objects import LabelledObject
 from depthlm.sample import Sample
 
 if TYPE_CHECKING:
@@ -33,6 +36,11 @@ VERSION = 1
 MAX_ROWS_PER_GROUP = 64
 _CAMERA = pa.struct(
     [(name, pa.float64()) for name in ("fx", "fy", "cx", "cy")] + [("width", pa.int32()), ("height", pa.int32())]
+)
+_OBJECT = pa.struct(
+    [("name", pa.string())]
+    + [(name, pa.list_(pa.float64())) for name in ("box", "size", "center", "axes")]
+    + [("visible", pa.float64())]
 )
 SCHEMA = pa.schema(
     [
@@ -45,6 +53,7 @@ SCHEMA = pa.schema(
         pa.field("pose", pa.list_(pa.float64())),
         pa.field("scene", pa.string(), nullable=False),
         pa.field("frame", pa.string(), nullable=False),
+        pa.field("objects", pa.list_(_OBJECT)),
     ]
 )
 # Images are compressed already; names repeat.
@@ -52,6 +61,8 @@ _COMPRESSION = {
     "image": "NONE",
     **{f"camera.{field.name}": "ZSTD" for field in _CAMERA},
     **{f"{name}.list.element": "ZSTD" for name in ("u", "v", "z", "surface", "pose")},
+    **{f"objects.list.element.{name}": "ZSTD" for name in ("name", "visible")},
+    **{f"objects.list.element.{name}.list.element": "ZSTD" for name in ("box", "size", "center", "axes")},
     "scene": "ZSTD",
     "frame": "ZSTD",
 }
@@ -123,7 +134,7 @@ def write_shard(samples: Iterable[Sample], path: Path, rows_per_group: int) -> d
                     path,
                     SCHEMA,
                     compression=_COMPRESSION,
-                    use_dictionary=["surface.list.element", "scene"],
+                    use_dictionary=["surface.list.element", "scene", "objects.list.element.name"],
                     write_statistics=False,
                 )
             writer.write_table(pa.Table.from_pylist([_to_row(s) for s in batch], SCHEMA), row_group_size=rows_per_group)
@@ -173,6 +184,7 @@ def _to_row(sample: Sample) -> dict[str, Any]:
         "pose": None if sample.pose is None else sample.pose.ravel(),
         "scene": sample.scene,
         "frame": sample.frame,
+        "objects": [dataclasses.asdict(thing) for thing in sample.objects],
     }
 
 
@@ -301,5 +313,16 @@ def _from_row(table: pa.Table, row: int, source: str) -> Sample:
         pose=numbers("pose").reshape(4, 4) if pose.is_valid else None,
         scene=table.column("scene")[row].as_py(),
         frame=table.column("frame")[row].as_py(),
+        objects=_objects(table, row),
         source=source,
     )
+
+
+def _objects(table: pa.Table, row: int) -> tuple[LabelledObject, ...]:
+    if "objects" not in table.column_names:
+        return ()
+    made = []
+    for stored in table.column("objects")[row].as_py() or ():
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        made.append(LabelledObject(**fields))
+    return tuple(made)

@@ -101,6 +101,8 @@ def evaluate(
             f"task {plan.task.name} is asked by {' or '.join(plan.task.references)} only; give another --reference"
         )
     counts, digest = _survey(data, plan.task)
+    if plan.task.objects and not any(counts):
+        raise InputError(_nothing_to_ask(config.task))
     chosen = choose_points(counts, config.points, config.seed)
     settings = {
         "model": model_name or str(loaded.path),
@@ -138,7 +140,7 @@ def evaluate(
         elif progress is not None:
             progress(start + len(records), len(chosen))
         table += records
-    summary = summarise(table, config, plan.task.answer) | {
+    summary = summarise(table, config, plan.task.answer, bare=counts.count(0)) | {
         "n_skipped": len(getattr(data, "skipped", [])),
         "asked": plan.task.name,
         "trained": plan.task.name in loaded.card.tasks,
@@ -173,13 +175,14 @@ class _Plan:
         return cls(get_task("distance"), config.answers or card.label, wanted)
 
 
-def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: AnswerKind) -> dict[str, Any]:
-    """Per-question records -> figures. The score counts every question; absrel and rmse the answered ones."""
+def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: AnswerKind, bare: int = 0) -> dict[str, Any]:
+    """Per-question records -> figures. The score counts every question; absrel and rmse the answered ones.
+
+    bare: samples that hold nothing to ask about; they count as unasked.
+    """
     asked = [r for r in table if r["question"] is not None]
     if not asked:
-        raise InputError(
-            f"the data holds nothing that task {config.task} can ask about; it needs {get_task(config.task).needs}"
-        )
+        raise InputError(_nothing_to_ask(config.task))
     truth = [json.loads(r["truth"]) for r in asked]
     is_number = isinstance(kind, Number)
     value = [r["value"] if is_number else json.loads(r["answer"]) for r in asked]
@@ -191,7 +194,7 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     summary: dict[str, Any] = {
         "n": len(asked),
         "n_unparsed": sum(v is None for v in value),
-        "n_unasked": len(table) - len(asked),
+        "n_unasked": len(table) - len(asked) + bare,
         "images": len(np.unique(image)),
         "task": config.task,
         "metric": kind.metric,
@@ -225,7 +228,7 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
 
 
 def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Plan, seed: int) -> list[dict[str, Any]]:
-    """Records of the questions rows [n, 2] (image, point), in that order."""
+    """Records of the questions rows [n, 2] (image, point or object), in that order."""
     requests, asked = [], []
     for image in np.unique(rows[:, 0]):
         sample = data[int(image)]
@@ -234,12 +237,16 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
         contexts: list[Context | None] = [None] * len(points)
         if plan.task.images == 1 or partner is not None:
             contexts = list(
-                _contexts(engine, sample, points, int(image), None if partner is None else data[partner], seed)
+                _contexts(
+                    engine, sample, points, int(image), None if partner is None else data[partner], plan.task, seed
+                )
             )
         for point, context in zip(points, contexts, strict=True):
             question = None if context is None else plan.task.ask(context)
             if context is not None and question is not None:
-                requests.append(engine.request(context, question.text, question.points, plan.task.answer))
+                requests.append(
+                    engine.request(context, question.text, question.points, plan.task.answer, question.objects)
+                )
             about = point if plan.task.images == 1 else question.points[0] if question and question.points else None
             asked.append((int(image), sample, partner, about, question))
     replies = iter(engine.ask(requests))
@@ -250,11 +257,11 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
 
 
 def _contexts(
-    engine: Engine, sample: Sample, points: list[int], image: int, partner: Sample | None, seed: int
+    engine: Engine, sample: Sample, points: list[int], image: int, partner: Sample | None, task: Task, seed: int
 ) -> Iterator[Context]:
-    """What is known for each question of one sample; of a pair no view is padded round a point."""
-    groups: list[tuple[int, ...]] = [(point,) if partner is None else () for point in points]
-    views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups)
+    """What is known for each question of one sample; of pairs and objects no view is padded round a point."""
+    groups: list[tuple[int, ...]] = [() if partner is not None or task.objects else (point,) for point in points]
+    views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups, sample.objects)
     second = None if partner is None else engine.second(sample, views[0], partner)
     for point, view in zip(points, views, strict=True):
         yield engine.context(view, point, seed=(seed, image, point), surface=sample.surface, second=second)
@@ -273,15 +280,11 @@ def _record(
 
     partner: row of the second picture. point: None for a question about no point, as for one that could not be asked.
     """
-    known = point is not None
     record: dict[str, Any] = {
         "image": image,
         "partner": partner,
         "frame": sample.frame,
-        "u": float(sample.uv[point, 0]) if known else None,
-        "v": float(sample.uv[point, 1]) if known else None,
-        "z": float(sample.z[point]) if known else None,
-        "distance": float(sample.distance[point]) if known else None,
+        **(dict.fromkeys("u v z distance".split()) if point is None else _place(sample, point, plan.task)),
     } | dict.fromkeys(("question", "truth", "text", "answer", "value", "low", "high", "score"))
     if question is None or reply is None:
         return record
@@ -313,6 +316,21 @@ def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         yield rows[np.isin(rows[:, 0], images[start : start + BLOCK_IMAGES])]
 
 
+def _place(sample: Sample, number: int, task: Task) -> dict[str, float]:
+    """Pixel and metres of what a question is about: a point, or an object (the middle of its box, in both)."""
+    if task.objects:
+        thing = sample.objects[number]
+        u0, v0, u1, v1 = thing.box
+        u, v, z, distance = (u0 + u1) / 2, (v0 + v1) / 2, thing.center[2], float(np.linalg.norm(thing.center))
+    else:
+        (u, v), z, distance = sample.uv[number].tolist(), float(sample.z[number]), float(sample.distance[number])
+    return {"u": u, "v": v, "z": z, "distance": distance}
+
+
+def _nothing_to_ask(task: str) -> str:
+    return f"the data holds nothing that task {task} can ask about; it needs {get_task(task).needs}"
+
+
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
@@ -330,6 +348,7 @@ def _survey(data: Samples, task: Task) -> tuple[list[int], str]:
         digest.update(sample.uv.tobytes() + sample.z.tobytes() + hashlib.sha256(sample.image).digest())
         if task.images == 2:
             digest.update(sample.scene.encode() + (b"" if sample.pose is None else sample.pose.tobytes()))
+        digest.update(repr(sample.objects).encode() if sample.objects else b"")
     return counts, digest.hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     lines += [f"  {name:<10} {_figure(value)}" for name, value in summary["figures"].items()]
     lines.append(f"  unparsed   {summary['n_unparsed']} (counted as wrong)")
     if summary["n_unasked"]:
-        lines.append(f"  unasked    {summary['n_unasked']} questions whose image or point lacks what the task needs")
+        lines.append(f"  unasked    {summary['n_unasked']} points, objects or pictures that lack what the task needs")
     if not summary["trained"]:
         lines.append(f"  note       this model was not trained to answer {summary['asked']} questions")
     if summary["n_skipped"]:

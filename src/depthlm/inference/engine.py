@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from depthlm.camera import Camera
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
+    from depthlm.objects import Box, LabelledObject
     from depthlm.reference import Reference
     from depthlm.sample import Sample
     from depthlm.tasks.answers import AnswerKind
@@ -39,6 +40,7 @@ Quantity = Literal["distance", "z"]
 class Request:
     """One question about a view; uv: [K, 2] the pixels of the view that it is about, in the order it names them.
 
+    boxes: the edges (u0, v0, u1, v1) of the objects, for a question about those.
     The requests about one image share their View object (but for points that needed padding), so that an engine may
     share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
     second: the other view of a question about two pictures; nothing is drawn on it.
@@ -50,10 +52,11 @@ class Request:
     reference: Reference
     kind: AnswerKind = METRES
     second: View | None = None
+    boxes: tuple[Box, ...] = ()
 
     def images(self) -> list[Image.Image]:
         """What the model sees: the view with its markers drawn, then the second one."""
-        marked = draw_marks(self.reference, self.view.image, self.uv)
+        marked = draw_marks(self.reference, self.view.image, self.uv, self.boxes)
         return [marked] if self.second is None else [marked, self.second.image]
 
 
@@ -153,18 +156,21 @@ class Engine:
         uv: ArrayLike,
         z: ArrayLike | None = None,
         groups: Sequence[tuple[int, ...]] | None = None,
+        objects: Sequence[LabelledObject] = (),
     ) -> list[View]:
         """For each group of rows of uv (default: each row) a view on which their markers fit; each holds all of uv.
 
-        uv: [N, 2] pixels of `image`. z: [N] metres, or None.
+        uv: [N, 2] pixels of `image`. z: [N] metres, or None. objects: of `image`; each view holds them all.
         """
         points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
-        shared = make_view(image, camera, points, z, config=self.view_config)
+        shared = make_view(image, camera, points, z, config=self.view_config, objects=objects)
         made = []
         for group in [(row,) for row in range(len(points))] if groups is None else groups:
             rows, view = list(group), shared
             if not all(self.reference.fits(at, *shared.image.size) for at in shared.uv[rows]):
-                padded = make_view(image, camera, points[rows], config=self.view_config, margin=self.reference.margin)
+                padded = make_view(
+                    image, camera, points[rows], config=self.view_config, margin=self.reference.margin, objects=objects
+                )
                 view = replace(padded, uv=padded.transform.forward(points), z=shared.z, index=shared.index)
             made.append(view)
         return made
@@ -186,16 +192,19 @@ class Engine:
         surface: tuple[str, ...] | None = None,
         second: Second | None = None,
     ) -> Context:
-        """What a task asks about a row of view.uv, as this model is asked."""
+        """What a task asks about a row of view.uv (or view.objects), as this model is asked."""
         return Context(
             view=view, point=point, reference=self.reference, prompt=self.prompt, label=self.loaded.card.label,
             rng=np.random.default_rng(seed), text=self.text, surface=surface, second=second,
         )  # fmt: skip
 
-    def request(self, context: Context, question: str, points: Sequence[int], kind: AnswerKind) -> Request:
-        """The question about these rows of the context's view, or about its two views."""
+    def request(
+        self, context: Context, question: str, points: Sequence[int], kind: AnswerKind, objects: Sequence[int] = ()
+    ) -> Request:
+        """The question about these points, or these objects, of the context's view, or about its two views."""
         second = None if context.second is None else context.second.view
-        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind, second)
+        boxes = tuple(context.view.objects[row].box for row in objects)
+        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind, second, boxes)
 
     # --- from questions to answers ----------------------------------------------------------------------------------
 

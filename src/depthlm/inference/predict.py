@@ -89,6 +89,8 @@ def predict_image(
     """
     if (get_task(task).images == 2) != (second is not None):
         raise InputError(f"task {task} is about {get_task(task).images} image{'s' * (second is None)} at a time")
+    if get_task(task).objects:
+        raise InputError(f"task {task} is about labelled objects; --point cannot name them, give another --task")
     image, camera, uv = photo.resolved.straighten(photo.image, photo.uv)
     engine = Engine(loaded, reference=reference, read=read)
     result = {

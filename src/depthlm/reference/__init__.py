@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from depthlm.errors import InputError
-from depthlm.reference.marker import MARKERS, Marker
+from depthlm.reference.marker import MARKERS, Marker, outline
 from depthlm.reference.text import PixelText, Rounding, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike
     from PIL import Image
+
+    from depthlm.objects import Box
 
 Kind = Literal["marker", "text"]
 
@@ -72,11 +74,16 @@ def get_reference(
     raise InputError(f"unknown reference {name!r}; choose one of {', '.join(REFERENCE_NAMES)}")
 
 
-def draw_marks(reference: Reference, image: Image.Image, uv: Iterable[ArrayLike]) -> Image.Image:
-    """The RGB view with a marker at each of uv, told apart by colour; text references draw nothing."""
+def draw_marks(
+    reference: Reference, image: Image.Image, uv: Iterable[ArrayLike], boxes: Sequence[Box] = ()
+) -> Image.Image:
+    """The RGB view with a marker at each of uv, told apart by colour; text references draw nothing.
+
+    boxes: the edges (u0, v0, u1, v1) of objects, which any marker reference outlines.
+    """
     for number, point in enumerate(uv):
         image = reference.draw(image, point, number)
-    return image
+    return outline(image, boxes) if reference.kind == "marker" else image
 
 
 __all__ = [

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from PIL import ImageDraw
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
     from PIL import Image
+
+    from depthlm.objects import Box
 
 # The first is the released protocol's; the others tell several markers on one view apart.
 COLOURS: tuple[tuple[str, tuple[int, int, int]], ...] = (
@@ -70,6 +75,22 @@ class Marker:
     def coordinates(self, uv: ArrayLike, width: int, height: int) -> tuple[int, int]:
         """Markers have no text coordinates."""
         raise ValueError(f"{self.name} is drawn on the image; it has no text coordinates")
+
+
+def outline(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """The RGB image with a line of one pixel on the border pixels of each box, in the marker colours in that order.
+
+    boxes: their edges (u0, v0, u1, v1); a box of whole pixels keeps every pixel outside it.
+    """
+    if not boxes:
+        return image
+    marked = image.copy()
+    pen = ImageDraw.Draw(marked)
+    for number, (u0, v0, u1, v1) in enumerate(boxes):
+        left, top = max(0, round(u0 + 0.5)), max(0, round(v0 + 0.5))
+        right, bottom = min(image.width - 1, round(u1 - 0.5)), min(image.height - 1, round(v1 - 0.5))
+        pen.rectangle((min(left, right), min(top, bottom), right, bottom), outline=COLOURS[number][1])
+    return marked
 
 
 def _pixel(uv: ArrayLike) -> tuple[int, int]:

@@ -24,8 +24,12 @@ _FACES = np.array([[4, 5, 7, 6], [0, 1, 3, 2], [1, 3, 7, 5], [0, 2, 6, 4], [2, 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneObject:
-    """A named thing and its box: centre [3] and size [3] in metres, turned by yaw (radians) about the z axis."""
+    """A named thing and its box: centre [3] and size [3] in metres, turned by yaw (radians) about the z axis.
 
+    thing: its number in Quads.instance.
+    """
+
+    thing: int
     name: str
     center: NDArray[np.float64]
     size: NDArray[np.float64]
@@ -35,7 +39,7 @@ class SceneObject:
 @dataclass(frozen=True, slots=True, eq=False)
 class Quads:
     """Q quads: corners [Q, 4, 3]; unit u_axis, v_axis, normal [Q, 3]; uv0 [Q, 2] with u = p . u_axis + uv0;
-    material, surface, thing [Q] indices.
+    material, surface, thing [Q] indices; instance [Q] the thing that the quad is part of, -1 where it is part of none.
     """
 
     corners: NDArray[np.float64]
@@ -46,6 +50,7 @@ class Quads:
     material: NDArray[np.int32]
     surface: NDArray[np.int32]
     thing: NDArray[np.int32]
+    instance: NDArray[np.int32]
 
 
 class Builder:
@@ -65,8 +70,13 @@ class Builder:
     def begin(self, name: str, x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> None:
         """Start an object called `name` whose local origin stands at (x, y, z), turned by yaw."""
         self._things.append((name, x, y, z, yaw))
+        self._instance = len(self._things) - 1
         self._cos, self._sin = math.cos(yaw), math.sin(yaw)
         self._surface = self.surface(name)
+
+    def loose(self) -> None:
+        """What follows stands on the object and is no part of it: it counts neither for its box nor for its pixels."""
+        self._instance = -1
 
     def surface(self, name: str) -> int:
         """The index of a surface name."""
@@ -114,7 +124,7 @@ class Builder:
         label = self._surface if surface is None else self.surface(surface)
         self._boxes.append((
             ox + self._cos * x - self._sin * y, oy + self._sin * x + self._cos * y, oz + z, *size, yaw,
-            self.material(material), label, len(self._things) - 1,
+            self.material(material), label, len(self._things) - 1, self._instance,
         ))  # fmt: skip
 
     def quads(
@@ -128,7 +138,7 @@ class Builder:
             [ox + self._cos * x - self._sin * y, oy + self._sin * x + self._cos * y, oz + local[..., 2]], axis=-1
         )
         label = self._surface if surface is None else self.surface(surface)
-        row = np.array([self.material(material), label, len(self._things) - 1], np.int32)
+        row = np.array([self.material(material), label, len(self._things) - 1, self._instance], np.int32)
         self._quads.append(world)
         self._quad_rows.append((np.tile(row, (len(local), 1)), np.broadcast_to(uv0, (len(local), 2))))
 
@@ -182,17 +192,17 @@ class Builder:
         v_axis[up] *= -1
         corner = corners[:, 0]
         uv0 = start - np.stack([np.sum(corner * u_axis, axis=1), np.sum(corner * v_axis, axis=1)], axis=1)
-        quads = Quads(corners, u_axis, v_axis, normal, uv0, rows[:, 0], rows[:, 1], rows[:, 2])
+        quads = Quads(corners, u_axis, v_axis, normal, uv0, *rows.T)
         return quads, self._objects(quads)
 
     def _box_faces(self) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]:
-        boxes = np.array(self._boxes, dtype=np.float64).reshape(-1, 10)
+        boxes = np.array(self._boxes, dtype=np.float64).reshape(-1, 11)
         local = _CORNERS[None] * boxes[:, None, 3:6]
         cos, sin = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
         x, y, z = local[..., 0], local[..., 1], local[..., 2]
         world = np.stack([cos * x - sin * y, sin * x + cos * y, z], axis=-1) + boxes[:, None, :3]
         corners = world[:, _FACES].reshape(-1, 4, 3)
-        rows = np.repeat(boxes[:, 7:10].astype(np.int32), 6, axis=0)
+        rows = np.repeat(boxes[:, 7:11].astype(np.int32), 6, axis=0)
         along = np.array([material.along for material in self.materials] or [0.0])[rows[:, 0]] > 0
         long_u = np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
         long_v = np.linalg.norm(corners[:, 3] - corners[:, 0], axis=1)
@@ -203,19 +213,20 @@ class Builder:
     def _objects(self, quads: Quads) -> tuple[SceneObject, ...]:
         count = len(self._things)
         frame = np.array([thing[1:] for thing in self._things])
-        mine = frame[quads.thing]
-        offset = quads.corners - mine[:, None, :3]
+        part = quads.instance[quads.instance >= 0]
+        mine = frame[part]
+        offset = quads.corners[quads.instance >= 0] - mine[:, None, :3]
         cos, sin = np.cos(mine[:, 3])[:, None], np.sin(mine[:, 3])[:, None]
         x, y = offset[..., 0], offset[..., 1]
         local = np.stack([cos * x + sin * y, -sin * x + cos * y, offset[..., 2]], axis=-1)
         low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
-        np.minimum.at(low, quads.thing, local.min(axis=1))
-        np.maximum.at(high, quads.thing, local.max(axis=1))
+        np.minimum.at(low, part, local.min(axis=1))
+        np.maximum.at(high, part, local.max(axis=1))
         result = []
         for i in np.flatnonzero(np.isfinite(low[:, 0])):
             name, ox, oy, oz, yaw = self._things[i]
             mx, my, mz = (low[i] + high[i]) / 2
             c, s = math.cos(yaw), math.sin(yaw)
             center = np.array([ox + c * mx - s * my, oy + s * mx + c * my, oz + mz])
-            result.append(SceneObject(name, center, high[i] - low[i], yaw))
+            result.append(SceneObject(int(i), name, center, high[i] - low[i], yaw))
         return tuple(result)

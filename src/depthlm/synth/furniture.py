@@ -49,6 +49,7 @@ def table(b: Builder, at: Place) -> None:
     b.box((0, 0, h - 0.02), (w, d, 0.04), wood)
     b.box((0, d / 2 - 0.08, h - 0.08), (w - 0.14, 0.025, 0.09), wood)
     b.box((0, -d / 2 + 0.08, h - 0.08), (w - 0.14, 0.025, 0.09), wood)
+    b.loose()
     for _ in range(int(b.rng.integers(0, 5))):
         _small(b, float(b.rng.uniform(-w / 2 + 0.15, w / 2 - 0.15)), float(b.rng.uniform(-d / 3, d / 3)), h)
 
@@ -77,6 +78,7 @@ def desk(b: Builder, at: Place) -> None:
     for i in range(3):
         b.box((w / 2 - 0.22, 0, 0.12 + i * 0.23), (0.42, d - 0.04, 0.215), wood)
         b.box((w / 2 - 0.22, -d / 2, 0.15 + i * 0.23), (0.12, 0.03, 0.015), P.METAL)
+    b.loose()
     b.box((0, 0.2, h + 0.3), (0.54, 0.03, 0.32), P.DARK)
     b.box((0, 0.184, h + 0.3), (0.52, 0.002, 0.3), P.SCREEN)
     b.box((0, 0.22, h + 0.07), (0.05, 0.04, 0.15), P.DARK)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from depthlm.errors import InputError
 from depthlm.sample import Sample
+from depthlm.synth.labels import labelled_objects
 from depthlm.synth.render import Rendered, render
-from depthlm.synth.scene import KINDS, build_scene, sample_camera
+from depthlm.synth.scene import KINDS, Scene, build_scene, sample_camera
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,12 +48,12 @@ class _Job:
             raise InputError(f"focal range is {low} to {high}; expected two positive pixels numbers, the smaller first")
 
 
-def _views(job: _Job, scene_number: int) -> Iterator[tuple[Rendered, np.random.Generator]]:
+def _views(job: _Job, scene_number: int) -> Iterator[tuple[Scene, Rendered, np.random.Generator]]:
     scene = build_scene(job.seed * 1_000_003 + scene_number, job.kind)
     for view in range(job.views):
         rng = np.random.default_rng([job.seed, KINDS.index(job.kind), scene_number, view])
         camera, pose = sample_camera(scene, rng, job.size, job.focal_range)
-        yield render(scene, camera, pose, frame=str(view), rng=rng), rng
+        yield scene, render(scene, camera, pose, frame=str(view), rng=rng), rng
 
 
 def stratified_points(
@@ -82,8 +83,8 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def to_sample(rendered: Rendered, points: int, rng: np.random.Generator) -> Sample:
-    """A rendered view as a sample with about `points` stratified points."""
+def to_sample(scene: Scene, rendered: Rendered, points: int, rng: np.random.Generator) -> Sample:
+    """A rendered view of the scene as a sample with its objects and about `points` stratified points."""
     u, v = stratified_points(rendered.z, points, rng)
     return Sample(
         image=encode(rendered.image),
@@ -94,16 +95,17 @@ def to_sample(rendered: Rendered, points: int, rng: np.random.Generator) -> Samp
         frame=rendered.frame,
         surface=tuple(rendered.names[i] for i in rendered.surface[v, u]),
         pose=rendered.pose,
+        objects=labelled_objects(scene, rendered),
     )
 
 
 def _scene_samples(task: tuple[_Job, int]) -> list[Sample]:
     job, number = task
-    return [to_sample(rendered, job.points, rng) for rendered, rng in _views(job, number)]
+    return [to_sample(scene, rendered, job.points, rng) for scene, rendered, rng in _views(job, number)]
 
 
 def _scene_rendered(task: tuple[_Job, int]) -> list[Rendered]:
-    return [rendered for rendered, _ in _views(*task)]
+    return [rendered for _, rendered, _ in _views(*task)]
 
 
 def _run(function: Any, job: _Job, scenes: int, first_scene: int, workers: int) -> Iterator[Any]:

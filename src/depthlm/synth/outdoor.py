@@ -105,6 +105,7 @@ def _facade(b: Builder, x: float, y: float, yaw: float, width: float, storeys: i
         px, py = x + math.cos(yaw) * along, y + math.sin(yaw) * along
         if i == gone:
             door(b, px, py, yaw)
+            b.loose()
             b.box((0, -0.3, 0.07), (1.3, 0.6, 0.14), P.KERB, "step")
         for level in range(storeys):
             if i == gone and level == 0:

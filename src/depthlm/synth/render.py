@@ -27,12 +27,14 @@ class Rendered:
     """One picture with its truth.
 
     image: [H, W, 3] uint8 RGB. z: [H, W] float32 metres at pixel centres, inf where there is sky.
-    surface: [H, W] int32 index into names, -1 for the sky. pose: [4, 4] camera to world.
+    surface: [H, W] int32 index into names, -1 for the sky. instance: [H, W] int32 which object each pixel shows
+    (SceneObject.thing), -1 for none. pose: [4, 4] camera to world.
     """
 
     image: NDArray[np.uint8]
     z: NDArray[np.float32]
     surface: NDArray[np.int32]
+    instance: NDArray[np.int32]
     names: tuple[str, ...]
     camera: Camera
     pose: NDArray[np.float64]
@@ -64,13 +66,16 @@ def render(
     z[hit] = result["tfar"][hit]
     surface = np.full(width * height, -1, np.int32)
     surface[hit] = scene.quads.surface[quad]
+    instance = np.full(width * height, -1, np.int32)
+    instance[hit] = scene.quads.instance[quad]
 
     color = _sky(directions)
     color[hit] = _shade(scene, camera, turn, origin, directions[hit], z[hit], quad, shadows)
     image = _develop(color * np.array(scene.light.white, np.float32), rng)
     return Rendered(
         image.reshape(height, width, 3), z.reshape(height, width), surface.reshape(height, width),
-        scene.names, camera, np.asarray(pose, np.float64), scene.id, f"{scene.id}/{frame}",
+        instance.reshape(height, width), scene.names, camera, np.asarray(pose, np.float64), scene.id,
+        f"{scene.id}/{frame}",
     )  # fmt: skip
 
 

@@ -28,11 +28,12 @@ class Subject(NamedTuple):
     """What one question is about.
 
     points: rows of view.uv, in the order the question names them. given: the number the question states (seconds,
-    metres per second), or None.
+    metres per second), or None. objects: rows of view.objects, for a question about those.
     """
 
     points: tuple[int, ...]
     given: float | None = None
+    objects: tuple[int, ...] = ()
 
 
 class Question(NamedTuple):
@@ -40,12 +41,14 @@ class Question(NamedTuple):
 
     truth: in the terms of the task's answer kind (metres, a word, ...), exact where the text is rounded.
     points: rows of view.uv that it is about, in the order it names them (several markers are told apart by colour).
+    objects: rows of view.objects, for a question about those.
     """
 
     text: str
     answer: str
     truth: Any
     points: tuple[int, ...] = ()
+    objects: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +83,12 @@ class Second:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One point of a view and how questions point at it.
+    """One point or object of a view and how questions point at it.
 
-    view.z is set where the truth is known. point: row of view.uv. surface: what each row of view.uv shows, or None.
-    label: what answers to the distance question mean. text: the text reference in whose words a place is answered.
-    rng: whatever a question draws. vary: draw among a task's wordings (training) in place of its first (evaluation).
+    view.z is set where the truth is known. point: row of view.uv; for tasks about objects, of view.objects. surface:
+    what each row of view.uv shows, or None. label: what answers to the distance question mean. text: the text reference
+    in whose words a place is answered. rng: whatever a question draws. vary: draw among a task's wordings
+    (training) in place of its first (evaluation).
     second: the other picture where the question is about two; `view` is the first.
     """
 
@@ -105,6 +109,13 @@ class Context:
         return [
             self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera, number)
             for row, number in zip(points, numbers, strict=True)
+        ]
+
+    def regions(self, objects: tuple[int, ...]) -> list[str]:
+        """The words that point at rows of view.objects; each drawn box by its colour."""
+        return [
+            self.prompt.region(self.reference, self.view.objects[row].box, self.view.camera, number)
+            for number, row in enumerate(objects)
         ]
 
     def others(self) -> NDArray[np.int64]:
@@ -129,10 +140,11 @@ class Task(ABC):
     """A kind of question about a view, or two. Subclasses are values: one instance each, in the registry.
 
     name: what recipes and --task call it. answer: how answers are read and scored. images: how many pictures a question
-    shows. points: how many points it is about. needs: of the data, for people. given: the unit of the number its
-    questions state, or None. references: kinds that can ask it. wordings: question templates by the prompt's language,
-    the first asked in evaluation; {point}, or {first} and {second}, and {given}. replies: answer templates by language;
-    {value}, {given}, and what `fields` adds.
+    shows. points: how many points it is about. objects: how many objects, for a task about those (points is then 0).
+    needs: of the data, for people. given: the unit of the number its questions state, or None. references: kinds that
+    can ask it. wordings: question templates by the prompt's language, the first asked in evaluation; {point} or
+    {object}, or {first} and {second}, and {given}. replies: answer templates by language; {value}, {given}, and what
+    `fields` adds.
     """
 
     name: ClassVar[str]
@@ -140,35 +152,39 @@ class Task(ABC):
     images: ClassVar[int] = 1
     points: ClassVar[int] = 1
     needs: ClassVar[str] = "points with the labels that it asks about"
+    objects: ClassVar[int] = 0
     given: ClassVar[str | None] = None
     references: ClassVar[tuple[str, ...]] = ("marker", "text")
     wordings: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     replies: ClassVar[Mapping[str, str]] = {"english": "<answer>{value}</answer>", "nano": "{value}"}
 
     def count(self, sample: Sample) -> int:
-        """How many different questions an evaluation may ask of a sample: number k is about its point k first."""
-        return len(sample) if len(sample) >= self.points else 0
+        """How many different questions an evaluation may ask of a sample: number k is about its point or object k."""
+        has, needs = (len(sample.objects), self.objects) if self.objects else (len(sample), self.points)
+        return has if has >= needs else 0
 
     def draw(self, context: Context) -> Subject | None:
-        """What a question about the context's point is about, or None when the point lacks what the task needs."""
+        """What a question about the context's point is about, or None when that lacks what the task needs."""
         return Subject((context.point,))
 
     @abstractmethod
     def truth(self, context: Context, subject: Subject) -> Any:
-        """What is true, in the terms of `answer`, from stored depths and cameras alone."""
+        """What is true, in the terms of `answer`, from stored depths, cameras and object boxes alone."""
 
     def question(self, context: Context, subject: Subject) -> str:
         """The question in the prompt's language. Raises InputError for a prompt that asks for distances alone."""
         choices = self._in_language(context, self.wordings)
         number = int(context.rng.integers(len(choices))) if context.vary and len(choices) > 1 else 0
-        names = ("point",) if self.points == 1 else ("first", "second")[: self.points]
-        words = dict(zip(names, context.pointers(subject.points), strict=True))
+        pointers = context.regions(subject.objects) if self.objects else context.pointers(subject.points)
+        alone = "object" if self.objects else "point"
+        names = [alone] if len(pointers) == 1 else ["first", "second"][: len(pointers)]
+        words = dict(zip(names, pointers, strict=True))
         text = choices[number].format(**words, given=None if subject.given is None else f"{subject.given:.1f}")
         return self.introduction(context) + text
 
     def introduction(self, context: Context) -> str:
         """What the question begins with."""
-        return context.prompt.introduce(context.reference, context.view.camera)
+        return context.prompt.introduce(context.reference, context.view.camera, regions=self.objects > 0)
 
     def say(self, context: Context, subject: Subject, truth: Any) -> str:
         """What is true, as the prompt writes it."""
@@ -187,12 +203,13 @@ class Task(ABC):
         return {}
 
     def ask(self, context: Context) -> Question | None:
-        """A question with its answer and truth, or None when the point lacks what the task needs."""
+        """A question with its answer and truth, or None when the context lacks what the task needs."""
         subject = self.draw(context) if context.reference.kind in self.references else None
         if subject is None:
             return None
         truth = self.truth(context, subject)
-        return Question(self.question(context, subject), self.reply(context, subject, truth), truth, subject.points)
+        text, reply = self.question(context, subject), self.reply(context, subject, truth)
+        return Question(text, reply, truth, subject.points, subject.objects)
 
     def _in_language(self, context: Context, templates: Mapping[str, Any]) -> Any:
         language = context.prompt.language

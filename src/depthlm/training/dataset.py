@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from depthlm.data.mixture import Mixture
     from depthlm.models.card import ModelCard
     from depthlm.models.processor import ThinProcessor
+    from depthlm.objects import Box
     from depthlm.prompts import Prompt
     from depthlm.reference import Reference
     from depthlm.sample import Sample, Samples
@@ -180,7 +181,8 @@ class TrainingRows(Dataset[Row]):
             text = reference if reference.kind == "text" else self.text
             missing = self.rows.questions_per_image - len(questions)
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
-        return self._encode([view], questions, reference, questions[0].points)
+        boxes = [view.objects[row].box for row in questions[0].objects]
+        return self._encode([view], questions, reference, questions[0].points, boxes)
 
     def _build_pair(self, first: Sample, second: Sample, rng: np.random.Generator) -> Row | None:
         """Both views with questions about the two, none twice; None where none of the tasks drawn has an answer."""
@@ -208,9 +210,14 @@ class TrainingRows(Dataset[Row]):
         return self._encode([view, other.view], questions, reference, marked) if questions else None
 
     def _encode(
-        self, views: list[View], questions: list[Question], reference: Reference, marked: tuple[int, ...]
+        self,
+        views: list[View],
+        questions: list[Question],
+        reference: Reference,
+        marked: tuple[int, ...],
+        boxes: Sequence[Box] = (),
     ) -> Row:
-        """The row; markers stand on the first view at these rows of its uv."""
+        """The row; markers stand on the first view at these rows of its uv, outlines round these boxes."""
         words = None
         uv = views[0].uv[list(marked)]
         if self.rows.image_words:
@@ -218,7 +225,7 @@ class TrainingRows(Dataset[Row]):
             if self.rows.marker_word and reference.kind == "marker":
                 for column, row in (uv.astype(int) // self.processor.grid).tolist():
                     words[row * (views[0].image.width // self.processor.grid) + column] = self._word(reference.name)
-        images = [draw_marks(reference, views[0].image, uv), *(view.image for view in views[1:])]
+        images = [draw_marks(reference, views[0].image, uv, boxes), *(view.image for view in views[1:])]
         return encode_row(
             self.processor, images, questions,
             system=self.prompt.system, words=words, turns=self.rows.packing == "turns",
@@ -262,7 +269,12 @@ class TrainingRows(Dataset[Row]):
         tasks = list(self.singles)
         shares = _shares({task.name: share for task, share in self.singles.items()})
         for _ in range(8):
-            if (question := tasks[int(rng.choice(len(tasks), p=shares))].ask(context)) is not None:
+            task, here = tasks[int(rng.choice(len(tasks), p=shares))], context
+            if task.objects:
+                if not view.objects:
+                    continue
+                here = replace(context, point=int(rng.integers(len(view.objects))))
+            if (question := task.ask(here)) is not None:
                 return question
         question = get_task("distance").ask(context)
         assert question is not None, "a distance can be asked of every point"
