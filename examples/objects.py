@@ -33,10 +33,10 @@ for number, thing in enumerate(labelled_objects(scene, rendered)):
                 axes.plot([u[a], u[b]], [v[a], v[b]], color=colour, lw=0.8, ls=":")
     width, height, depth = thing.size
     text = f"{thing.name} {width:.2f} x {height:.2f} x {depth:.2f} m, {thing.visible:.0%}"
-    left, top = min(max(u0 + 3, 3), SIZE[0] - 6 * len(text)), max(v0, 0) + 12 + 16 * (v0 < 0 and number % 2)
+    place = min(max(u0 + 3, 3), SIZE[0] - 6 * len(text)), max(v0, 0) + 12 + 16 * (v0 < 0 and number % 2)
     axes.text(
-        left, top, text, fontsize=7.5,
-        color="black", bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
+        *place, text, fontsize=7.5, color="black",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
     )  # fmt: skip
 axes.set_xlim(-0.5, SIZE[0] - 0.5)
 axes.set_ylim(SIZE[1] - 0.5, -0.5)

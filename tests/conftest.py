@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure: examples have no time limit of their own.
+settings.register_profile("depthlm", deadline=None)
+settings.load_profile("depthlm")
 
 
 @pytest.fixture(scope="session")

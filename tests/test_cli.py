@@ -137,6 +137,10 @@ def test_eval_retention(
     assert (status, [r["task"] for r in runs]) == (0, ["surface", "colour", "nearer"])
     assert {r["data"] for r in runs} == {"rendered-rooms"}
     assert "task where is left out" in err
+    # Of several tasks, those that the data has nothing for are named and left out.
+    status, out, err = run(capsys, "eval", tiny_model, shards, "--retention", "--points", 3, "--json")
+    assert (status, [r["task"] for r in json.loads(out)["runs"]][:2]) == (0, ["colour", "nearer"])
+    assert "nothing that task surface can ask about" in err
     runs = json.loads(run(capsys, *arguments, "--reference", "arrow")[1])["runs"]
     assert [r["task"] for r in runs][-1] == "where"
     status, _, err = run(capsys, "eval", tiny_model, shards, "--retention", "--task", "z")

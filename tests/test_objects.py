@@ -467,7 +467,7 @@ def test_evaluation_asks_each_object_once(
     assert (summary["n"], summary["n_unasked"], summary["n_unparsed"], summary["metric"]) == (2, 2, 2, "accuracy")
     assert sorted(asked) == [("chair", 2), ("shelf", 2)]
     for task, bare in (("width", sample()), ("bigger", sample(CHAIR)), ("above_below", sample(CHAIR, SHELF))):
-        with pytest.raises(InputError, match=f"^the data holds nothing that task {task} can ask about$"):
+        with pytest.raises(InputError, match=f"^the data holds nothing that task {task} can ask about; it needs samples with"):
             evaluate(loaded, [bare], EvaluationConfig(task=task))
 
 
@@ -476,7 +476,7 @@ def test_training_rows_ask_about_objects(monkeypatch: pytest.MonkeyPatch) -> Non
     from depthlm.training import dataset
     from depthlm.training.dataset import RowConfig, TrainingRows
 
-    monkeypatch.setattr(dataset, "encode_row", lambda processor, image, questions, **_: (image, questions))
+    monkeypatch.setattr(dataset, "encode_row", lambda processor, images, questions, **_: (images[0], questions))
 
     def rows(reference: str, **tasks: float) -> Any:
         return TrainingRows(
@@ -486,16 +486,16 @@ def test_training_rows_ask_about_objects(monkeypatch: pytest.MonkeyPatch) -> Non
             view=ViewConfig(focal=100, grid=16), crop=CropConfig(width=(112, 112), height=(80, 80)), seed=0, length=1,
         )  # fmt: skip
 
-    _, questions = rows("text", width=1, wider=1).build(sample(CHAIR, SHELF), np.random.default_rng(0))
+    _, questions = rows("text", width=1, wider=1).build([sample(CHAIR, SHELF)], 0, np.random.default_rng(0))
     assert len(questions) == 4
     assert {question.text.split(" box ")[0] for question in questions} == {"width of", "what is wider"}
     assert all(question.truth in (0.45, 0.8, "first", "second") for question in questions)
-    image, questions = rows("arrow", wider=1).build(sample(CHAIR, SHELF), np.random.default_rng(0))
+    image, questions = rows("arrow", wider=1).build([sample(CHAIR, SHELF)], 0, np.random.default_rng(0))
     assert [question.text for question in questions] == ["what is wider the red box or the blue box"]
     pixels = np.asarray(image)
     assert (pixels == (255, 0, 0)).all(axis=2).sum() > 50
     assert (pixels == (0, 0, 255)).all(axis=2).sum() > 50
-    _, questions = rows("text", width=1).build(sample(), np.random.default_rng(0))
+    _, questions = rows("text", width=1).build([sample()], 0, np.random.default_rng(0))
     assert {question.text.split()[0] for question in questions} == {"distance"}, "nothing to ask but the point"
 
 

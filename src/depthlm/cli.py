@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from depthlm.errors import InputError
+from depthlm.errors import InputError, NothingToAskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,18 +304,26 @@ def evaluate_(
     loaded = _load(model, device, dtype, revision)
     runs: list[dict[str, Any]] = []
     names = _task_list(loaded, task, retention, reference)
-    for path, samples in zip(data, sets, strict=True):
-        folder = out if out is None or len(data) == 1 else out / f"{len(runs) // len(names):02d}-{path.stem}"
+    for number, (path, samples) in enumerate(zip(data, sets, strict=True)):
+        folder = out if out is None or len(data) == 1 else out / f"{number:02d}-{path.stem}"
         for name in names:
             config = EvaluationConfig(
                 **asked | {"task": name}, label=label if label is not None and path.suffix == ".jsonl" else "z"
             )
-            with _progress(f"{path.name} {name}") as progress:
-                run = evaluate(
-                    loaded, samples, config, model_name=model, data_name=str(path), progress=progress,
-                    out=folder / name if folder is not None and is_table else folder,
-                )  # fmt: skip
+            try:
+                with _progress(f"{path.name} {name}") as progress:
+                    run = evaluate(
+                        loaded, samples, config, model_name=model, data_name=str(path), progress=progress,
+                        out=folder / name if folder is not None and is_table else folder,
+                    )  # fmt: skip
+            except NothingToAskError as error:
+                if not is_table:
+                    raise
+                print(f"note: {path}: {error}", file=sys.stderr)
+                continue
             runs.append(run)
+    if not runs:
+        raise InputError("the data holds nothing that any of the tasks can ask about")
     text = format_tasks(runs) if is_table else "\n\n".join(format_summary(run) for run in runs)
     _emit({"runs": runs} if is_table or len(runs) > 1 else runs[0], as_json, text)
 

@@ -10,3 +10,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class NothingToAskError(InputError):
+    """The data holds nothing that a task asks about; of several tasks the others can still be asked."""

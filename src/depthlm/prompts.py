@@ -110,7 +110,9 @@ class Prompt:
 
     def introduce(self, reference: Reference, camera: Camera, *, regions: bool = False) -> str:
         """What a question other than the distance question begins with; regions: one about objects."""
-        key = "region" if regions and reference.kind == "text" else reference.kind
+        key: str = "region" if regions and reference.kind == "text" else reference.kind
+        if reference.kind == "text" and reference.coordinate_range is None:
+            key += "-pixels"
         return self._fill(self.introduction.get(key, ""), reference, (0, 0), camera)
 
     def _fill(self, template: str, reference: Reference, uv: ArrayLike, camera: Camera, mark: int = 0) -> str:
@@ -204,7 +206,9 @@ DEPTHLM = Prompt(
     language="english",
     introduction={
         "text": "Points are (x, y), each normalized to [0, {range}) over the image. ",
+        "text-pixels": "Points are (x, y) in pixels. ",
         "region": "Boxes are (x1, y1, x2, y2), each normalized to [0, {range}) over the image. ",
+        "region-pixels": "Boxes are (x1, y1, x2, y2) in pixels. ",
     },
 )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm.covisibility import find_partner
-from depthlm.errors import InputError
+from depthlm.errors import InputError, NothingToAskError
 from depthlm.evaluation.points import choose_points
 from depthlm.inference.engine import Engine, convert, question_for
 from depthlm.metrics import absrel, bootstrap_interval, rmse
@@ -102,7 +102,7 @@ def evaluate(
         )
     counts, digest = _survey(data, plan.task)
     if plan.task.objects and not any(counts):
-        raise InputError(_nothing_to_ask(config.task))
+        raise _nothing_to_ask(config.task)
     chosen = choose_points(counts, config.points, config.seed)
     settings = {
         "model": model_name or str(loaded.path),
@@ -182,7 +182,7 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     """
     asked = [r for r in table if r["question"] is not None]
     if not asked:
-        raise InputError(_nothing_to_ask(config.task))
+        raise _nothing_to_ask(config.task)
     truth = [json.loads(r["truth"]) for r in asked]
     is_number = isinstance(kind, Number)
     value = [r["value"] if is_number else json.loads(r["answer"]) for r in asked]
@@ -327,8 +327,10 @@ def _place(sample: Sample, number: int, task: Task) -> dict[str, float]:
     return {"u": u, "v": v, "z": z, "distance": distance}
 
 
-def _nothing_to_ask(task: str) -> str:
-    return f"the data holds nothing that task {task} can ask about; it needs {get_task(task).needs}"
+def _nothing_to_ask(task: str) -> NothingToAskError:
+    return NothingToAskError(
+        f"the data holds nothing that task {task} can ask about; it needs {get_task(task).needs}"
+    )
 
 
 def _number(value: float) -> float | None:
