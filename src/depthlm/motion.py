@@ -27,8 +27,7 @@ def relative_pose(first: NDArray[np.float64], second: NDArray[np.float64]) -> ND
     It takes points of the second camera's frame to the first's: its last column is where the second camera stands, its
     other columns are where the second camera's right, down and forward point.
     """
-    pose: NDArray[np.float64] = np.linalg.solve(first, second)
-    return pose
+    return np.asarray(np.linalg.solve(first, second), dtype=np.float64)
 
 
 def rotation_matrix(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
