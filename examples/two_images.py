@@ -60,14 +60,18 @@ def draw(out: Path) -> None:
     grid = figure.add_gridspec(2, 6)
     pictures = [figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])]
     uv, state = sight(first, second)
-    visible = np.flatnonzero(state == Sight.VISIBLE)
+    width, height = first.camera.width, first.camera.height
+    inside = (first.uv[:, 0] < 0.9 * width) & (uv[:, 0] < 0.9 * width) & (uv[:, 1] > 0.1 * height)
+    visible = np.flatnonzero((state == Sight.VISIBLE) & inside)
     chosen = visible[np.linspace(0, len(visible) - 1, MATCHES + 2).astype(int)[1:-1]]
-    both = f"{covisibility(first, second):.0%} and {covisibility(second, first):.0%} of the points"
+    seen = (
+        f"shows {covisibility(first, second):.0%} of image 1's points (the other way {covisibility(second, first):.0%})"
+    )
     for axes, sample, points, title in zip(
         pictures,
         (first, second),
         (first.uv[chosen], uv[chosen]),
-        ("image 1: the question's frame", f"image 2; each shows {both} of the other"),
+        ("image 1: the question's frame", f"image 2: {seen}"),
         strict=True,
     ):
         axes.imshow(sample.load_image())
@@ -99,13 +103,13 @@ def from_above(axes: Axes) -> None:
 
 
 def from_the_side(axes: Axes) -> None:
-    """From its left, z and y of a camera that has yawed already: pitch."""
+    """From its right, z and y of a camera that has yawed already: pitch."""
     axes.plot([0, 1.5], [0, 0], ":", color="grey")
     axes.text(1.5, 0.12, "forward, after yaw", fontsize=8, ha="right", va="center", color="grey")
     tip = 1.5 * np.cos(np.radians(PITCH)), -1.5 * np.sin(np.radians(PITCH))
     axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": SECOND, "lw": 2})
     _arc(axes, (0, 0), 1.1, -PITCH, 0, f"pitch +{PITCH:.0f}\u00b0 (up)", (0.25, -0.42))
-    axes.set_title("from the left side: Y down", fontsize=10)
+    axes.set_title("from the right side: Z forward, Y down", fontsize=10)
     axes.set(xlim=(-0.2, 1.8), ylim=(0.7, -0.7), xlabel="forward", ylabel="Y (down)", aspect="equal")
 
 
@@ -119,7 +123,7 @@ def from_behind(axes: Axes) -> None:
     axes.plot(*box.T, color=SECOND, lw=2)
     axes.annotate("", right, (0, 0), arrowprops={"arrowstyle": "->", "color": SECOND, "lw": 2})
     axes.text(*(1.05 * right), "its right", fontsize=8, va="bottom")
-    axes.text(-0.72, -0.72, f"roll {ROLL:.0f}\u00b0 (banks left: its left side is lower)", fontsize=9)
+    axes.text(-1.1, -0.72, f"roll {ROLL:.0f}\u00b0 (banks left: left side lower)", fontsize=9)
     axes.set_title("from behind: X right, Y down", fontsize=10)
     axes.set(xlim=(-1.2, 1.6), ylim=(0.9, -0.9), xlabel="X (right)", ylabel="Y (down)", aspect="equal")
 

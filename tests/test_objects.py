@@ -467,7 +467,9 @@ def test_evaluation_asks_each_object_once(
     assert (summary["n"], summary["n_unasked"], summary["n_unparsed"], summary["metric"]) == (2, 2, 2, "accuracy")
     assert sorted(asked) == [("chair", 2), ("shelf", 2)]
     for task, bare in (("width", sample()), ("bigger", sample(CHAIR)), ("above_below", sample(CHAIR, SHELF))):
-        with pytest.raises(InputError, match=f"^the data holds nothing that task {task} can ask about; it needs samples with"):
+        with pytest.raises(
+            InputError, match=f"^the data holds nothing that task {task} can ask about; it needs samples with"
+        ):
             evaluate(loaded, [bare], EvaluationConfig(task=task))
 
 

@@ -151,13 +151,14 @@ def test_where_is_asked_of_markers_only():
     assert ask("where") is None
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "distance"])
 def test_pixel_coordinates_are_introduced_as_such():
     here = replace(context(prompt="depthlm"), reference=get_reference("text-pixels"))
     assert get_task("z").ask(here).text.startswith("Points are (x, y) in pixels. How far")
-    assert get_task("wider").question(here, Subject((), objects=(0, 1))).startswith("Boxes are (x1, y1, x2, y2) in pixels. ")
+    boxes = get_task("wider").question(here, Subject((), objects=(0, 1)))
+    assert boxes.startswith("Boxes are (x1, y1, x2, y2) in pixels. ")
 
 
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "distance"])
 def test_prompts_of_released_checkpoints_ask_for_distances_alone(name):
     options = {"reference": "arrow", "prompt": "depthlm-official"} if name == "where" else {"prompt": "vlm3-depth"}
     here = context(**options)

@@ -328,9 +328,7 @@ def _place(sample: Sample, number: int, task: Task) -> dict[str, float]:
 
 
 def _nothing_to_ask(task: str) -> NothingToAskError:
-    return NothingToAskError(
-        f"the data holds nothing that task {task} can ask about; it needs {get_task(task).needs}"
-    )
+    return NothingToAskError(f"the data holds nothing that task {task} can ask about; it needs {get_task(task).needs}")
 
 
 def _number(value: float) -> float | None:

@@ -191,9 +191,8 @@ def _pixel(engine: Engine, photo: Photo, second: Second, value: Any, task: Task)
     """Where in the original second picture an answer in text coordinates points; None where it states no place."""
     if value is None or not isinstance(task.answer, Pixel):
         return None
-    view = second.view
-    x, y = value
-    uv = view.transform.inverse(engine.text.pixel(x, y, view.image.width, view.image.height))
+    (x, y), image = value, second.view.image
+    uv = second.view.transform.inverse(engine.text.pixel(x, y, image.width, image.height))
     if photo.resolved.lens is not None:
         uv = photo.resolved.lens.to_original(uv)
     return [float(part) for part in uv[0]]
