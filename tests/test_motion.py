@@ -93,7 +93,11 @@ def test_the_worked_example_of_the_documentation():
     assert motion[1, :2] == pytest.approx((np.cos(p) * np.sin(r), np.cos(p) * np.cos(r)), abs=1e-4)
     assert motion[:3, 3] == pytest.approx((0.5, -0.1, 2.0))
     assert yaw_pitch_roll(motion[:3, :3]) == pytest.approx((30, 10, -5), abs=0.02)
-    answers = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", text.partition("### A worked example")[2], re.MULTILINE)
+    answers = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \|$",
+        text.partition("### A worked example")[2].partition("\n### ")[0],
+        re.MULTILINE,
+    )
     assert [name for name, _, _ in answers] == ["moved", "rotation", "direction", "angle"]
     for name, english, nano in answers:
         assert get_task(name).ask(context(prompt="depthlm", motion=motion)).answer == english
