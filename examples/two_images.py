@@ -44,7 +44,7 @@ def pair() -> tuple[Sample, Sample]:
     rng = np.random.default_rng([SCENE, VIEW])
     camera, pose = sample_camera(scene, rng, (512, 384), (300.0, 300.0))
     views = [render(scene, camera, p, frame=str(k), rng=rng) for k, p in enumerate((pose, pose @ example()))]
-    first, second = (to_sample(view, 1200, rng) for view in views)
+    first, second = (to_sample(scene, view, 1200, rng) for view in views)
     return first, second
 
 

@@ -45,7 +45,7 @@ def rooms(tmp_path_factory):
 
 def control_arguments(rooms, *more):
     return [
-        "--json", "--quick", "--data", str(rooms / "train"), "--val", str(rooms / "val"), "--images", "24",
+        "--json", "--quick", "--data", str(rooms / "train"), "--val", str(rooms / "val"), "--images", "48",
         "--batch", "4", "--points", "50", *more, *SMALL,
     ]  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_dense_control_goes_on_from_its_checkpoint(script, capsys, monkeypatch, 
     whole = read(capsys)
     assert status == int(not all(whole["checks"].values()))
     assert whole["n"] == 50
-    assert whole["config"]["images"] == 24
+    assert whole["config"]["images"] == 48
     assert 0 <= whole["floor_delta1"] <= 1
 
     save, saves = control.Run._save, []

@@ -104,7 +104,7 @@ def rendered():
         camera, pose = sample_camera(scene, rng, (256, 192), (150.0, 200.0))
         other = pose @ at(x=0.25, z=0.15)
         views = [render(scene, camera, p, frame=str(k), rng=rng) for k, p in enumerate((pose, other))]
-        pairs.append([(to_sample(view, 300, rng), view.z) for view in views])
+        pairs.append([(to_sample(scene, view, 300, rng), view.z) for view in views])
     return pairs
 
 
