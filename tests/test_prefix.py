@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from PIL import Image
 from transformers import DynamicCache
 
 from depthlm.camera import Camera
+from depthlm.inference import prefix as prefix_module
 from depthlm.inference.engine import Engine
-from depthlm.inference.prefix import PrefixReader, common_length
+from depthlm.inference.prefix import PrefixReader, SharedPrefix, common_length
 from depthlm.models.loading import load_model
 from tiny import build_tiny
 
@@ -71,6 +74,34 @@ def test_logits_equal_those_of_whole_conversations(loaded):
         assert (shared[i] - whole[-2]).abs().max() <= limit
         assert (grown[i] - whole[-1]).abs().max() <= limit
     assert loaded.model.config.get_text_config()._attn_implementation != "depthlm_shared_prefix"
+
+
+@pytest.mark.parametrize(("groups", "per_group", "length"), [(1, 1, 1), (2, 3, 1), (3, 2, 4), (4, 1, 5)])
+def test_attention_over_two_parts_is_attention_over_their_sum(groups, per_group, length):
+    """By one softmax over everything, head by head; the tiny checkpoints have one key-value head only."""
+    generator = torch.Generator().manual_seed(0)
+    rows, own, shared, width, heads = 3, length + 2, 7, 8, groups * per_group
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    query, key, value = draw(rows, heads, length, width), draw(rows, groups, own, width), draw(rows, groups, own, width)
+    prefix = SharedPrefix(torch.arange(shared), [draw(groups, shared, width)], [draw(groups, shared, width)], shared)
+    mask = torch.ones(length, own, dtype=torch.bool).tril(own - length)[None].repeat(rows, 1, 1)
+    mask[0, :, :2] = False  # padding
+    prefix_module._ACTIVE.append(prefix)
+    try:
+        found, _ = prefix_module._shared_attention(SimpleNamespace(layer_idx=0), query, key, value, mask[:, None], 0.3)
+    finally:
+        prefix_module._ACTIVE.pop()
+    for row in range(rows):
+        for head in range(heads):
+            group = head // per_group
+            keys = torch.cat([prefix.keys[0][group], key[row, group]])
+            values = torch.cat([prefix.values[0][group], value[row, group]])
+            scores = query[row, head] @ keys.T * 0.3
+            scores[:, shared:][~mask[row]] = float("-inf")
+            assert torch.allclose(found[row, :, head], scores.softmax(-1) @ values, atol=1e-5)
 
 
 @pytest.mark.parametrize("read", ["greedy", "median"])

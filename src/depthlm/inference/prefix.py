@@ -208,13 +208,13 @@ def _shared_attention(
     shared_key, shared_value = prefix.keys[module.layer_idx], prefix.values[module.layer_idx]  # [G, P, D]
     flat = query.transpose(0, 1).reshape(groups, -1, width)  # [G, N h L, D]
     over_shared, mass_shared = _attend(flat, shared_key, shared_value, None)
-    over_shared = over_shared.view(groups, rows, -1, width).transpose(0, 1)
-    mass_shared = mass_shared.view(groups, rows, -1).transpose(0, 1)
+    over_shared = over_shared.reshape(groups, rows, -1, width).transpose(0, 1)
+    mass_shared = mass_shared.reshape(groups, rows, -1).transpose(0, 1)
     mask = attention_mask.expand(rows, heads // groups, length, -1).reshape(rows, 1, -1, key.shape[2])
     over_own, mass_own = _attend(query, key, value, mask)
     share = torch.sigmoid(mass_shared - mass_own)[..., None].to(query.dtype)
     merged = over_shared * share + over_own * (1 - share)  # [N, G, hL, D]
-    merged = merged.view(rows, heads, length, width).transpose(1, 2)
+    merged = merged.reshape(rows, heads, length, width).transpose(1, 2)
     return merged.contiguous(), None
 
 
