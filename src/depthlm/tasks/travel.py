@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from depthlm.tasks.answers import Number
@@ -22,8 +21,10 @@ class _Travel(Task):
         low, high = (round(10 * bound) for bound in _GIVEN)
         return Subject((context.point,), int(context.rng.integers(low, high + 1)) / 10)
 
-    @abstractmethod
-    def truth(self, context: Context, subject: Subject) -> float: ...
+    def truth(self, context: Context, subject: Subject) -> float:
+        """Distance over what is given: m / s is a speed, m / (m/s) a time."""
+        assert subject.given is not None
+        return context.metres(subject.points[0]) / subject.given
 
     def fields(self, context: Context, subject: Subject) -> dict[str, str]:
         """The distance that is divided."""
@@ -51,11 +52,6 @@ class Speed(_Travel):
         "nano": "{distance} / {given} = {value}",
     }
 
-    def truth(self, context: Context, subject: Subject) -> float:
-        """Distance over time."""
-        assert subject.given is not None
-        return context.metres(subject.points[0]) / subject.given
-
 
 class Time(_Travel):
     """Seconds to reach the point at so many metres per second."""
@@ -75,8 +71,3 @@ class Time(_Travel):
         "english": "The point is around {distance} meters away. Hence, we need around {distance} / {given} = {value}s",
         "nano": "{distance} / {given} = {value}",
     }
-
-    def truth(self, context: Context, subject: Subject) -> float:
-        """Distance over speed."""
-        assert subject.given is not None
-        return context.metres(subject.points[0]) / subject.given

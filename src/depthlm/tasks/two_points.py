@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +30,9 @@ class _TwoPoints(Task):
                 return subject
         return None
 
+    @abstractmethod
     def suits(self, context: Context, subject: Subject) -> bool:
         """Whether the question has an answer for these two."""
-        raise NotImplementedError
 
 
 class Between(_TwoPoints):

@@ -100,10 +100,13 @@ class TrainingRows(Dataset[Row]):
             if not prompt.supports(reference):
                 raise InputError(f"prompt {prompt.name!r} has no question for reference {reference.name!r}")
         self.reference_shares = _shares(rows.references)
-        shares = dict(zip(rows.tasks, _shares(rows.tasks).tolist(), strict=True))
-        self.singles, self.pairs = (
-            {get_task(name): share for name, share in shares.items() if get_task(name).images == images and share}
-            for images in (1, 2)
+        weights = dict(zip(map(get_task, rows.tasks), _shares(rows.tasks).tolist(), strict=True))
+        self.singles, self.pairs = ([t for t in weights if t.images == n and weights[t]] for n in (1, 2))
+        self.pair_share = sum(weights[task] for task in self.pairs)
+        # Each kind's own shares, drawn from for every question; empty where no task of the kind is asked.
+        self.single_shares, self.pair_shares = (
+            _shares({task.name: weights[task] for task in tasks}) if tasks else np.empty(0)
+            for tasks in (self.singles, self.pairs)
         )
         self.asks_text = any(reference.name == "text" for reference in self.references)
 
@@ -163,7 +166,7 @@ class TrainingRows(Dataset[Row]):
         points.
         """
         sample = samples[row]
-        if self.pairs and rng.random() < sum(self.pairs.values()):
+        if self.pairs and (rng.random() < self.pair_share or not self.singles):
             partner = find_partner(samples, row, self.seed)
             made = None if partner is None else self._build_pair(sample, samples[partner], rng)
             if made is not None or not self.singles:
@@ -189,12 +192,11 @@ class TrainingRows(Dataset[Row]):
         reference = self._draw_reference(rng)
         view, other = self._draw_pair(first, second, reference, rng)
         numbers = iter(rng.permutation(len(view.index)).tolist())
-        tasks, shares = list(self.pairs), _shares({task.name: share for task, share in self.pairs.items()})
         questions: list[Question] = []
         asked: set[tuple[Task, tuple[int, ...]]] = set()
         marked: tuple[int, ...] = ()
-        for choice in rng.choice(len(tasks), size=self.rows.questions_per_image, p=shares).tolist():
-            task, pointer = tasks[choice], reference
+        for choice in rng.choice(len(self.pairs), size=self.rows.questions_per_image, p=self.pair_shares).tolist():
+            task, pointer = self.pairs[choice], reference
             if task.points and reference.kind == "marker" and marked:
                 if not self.asks_text:
                     continue  # one marker on the picture, one question about it
@@ -266,10 +268,8 @@ class TrainingRows(Dataset[Row]):
         rng: np.random.Generator,
     ) -> Question:
         context = self._context(view, point, reference, rng, surface=surface)
-        tasks = list(self.singles)
-        shares = _shares({task.name: share for task, share in self.singles.items()})
         for _ in range(8):
-            task, here = tasks[int(rng.choice(len(tasks), p=shares))], context
+            task, here = self.singles[int(rng.choice(len(self.singles), p=self.single_shares))], context
             if task.objects:
                 if not view.objects:
                     continue
