@@ -234,7 +234,10 @@ def evaluate_(
     label: Label = None,
     points: Annotated[int, typer.Option(min=1, help="Points chosen over all images of a data set.")] = 8192,
     reference: Reference = None,
-    task: Annotated[str, typer.Option(help=f"{_TASK_HELP}; all: what the model was trained on.")] = "distance",
+    task: Annotated[
+        str,
+        typer.Option(help=f"{_TASK_HELP}; about labelled objects: docs/tasks.md; all: what the model was trained on."),
+    ] = "distance",
     retention: Annotated[
         bool, typer.Option("--retention", help="Ask questions without a length, to see what fine-tuning cost.")
     ] = False,
