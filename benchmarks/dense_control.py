@@ -29,13 +29,16 @@ import common
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import get_scheduler
 
 from depthlm.errors import InputError
 from depthlm.evaluation.evaluator import EvaluationConfig
 from depthlm.evaluation.points import choose_points
 from depthlm.metrics import absrel, best_constant, bootstrap_interval, delta1, is_correct, rmse
+from depthlm.models.chat import collate_images
 from depthlm.models.processor import ThinProcessor
+from depthlm.models.vision_attention import pictures_together
 from depthlm.synth.generate import synth_samples
 from depthlm.training.optimizer import build_optimizer
 from depthlm.training.recipe import DataSource, Recipe, Stage, load_recipe
@@ -44,10 +47,9 @@ from depthlm.view import ViewConfig, make_view
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from PIL import Image
 
     from depthlm.models.loading import LoadedModel
     from depthlm.sample import Samples
@@ -174,15 +176,33 @@ class Control(nn.Module):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.to(self.device)
 
-    def forward(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB views on the patch grid -> [sum of their cells] log metres, image after image in reading order."""
-        pixels = self.processor.encode_images(images)
+    def forward(self, pixels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Encoded views -> [sum of their cells] log metres, image after image in reading order."""
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             features = self.visual(
                 pixels["pixel_values"].to(self.device), grid_thw=pixels["image_grid_thw"].to(self.device)
             ).pooler_output
         result: torch.Tensor = self.lm_head(features.float()).squeeze(-1)
         return result
+
+
+class Cells(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
+    """A stage's views, encoded, each with what its cells measure ([cells] metres, NaN for none), by step index."""
+
+    def __init__(self, rows: TrainingRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        view, cells = self.rows.view_and_cells(index)
+        return self.rows.processor.encode_images([view.image]), torch.from_numpy(cells.ravel()).float()
+
+
+def collate(batch: Sequence[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> tuple[dict[str, torch.Tensor], Any]:
+    """Views after each other, and their cells likewise."""
+    return collate_images([pixels for pixels, _ in batch]), torch.cat([cells for _, cells in batch])
 
 
 @dataclass
@@ -224,30 +244,35 @@ class Run:
         self, control: Control, recipe: Recipe, stage: Stage, rows: TrainingRows, optimizer: Any, schedule: Any
     ) -> None:
         start = last_save = time.perf_counter()
-        while self.step < stage.steps:
-            batch = [rows.view_and_cells(self.step * stage.batch + i) for i in range(stage.batch)]
-            cells = torch.from_numpy(np.concatenate([cells.ravel() for _, cells in batch])).float().to(control.device)
-            known = torch.isfinite(cells)
-            loss = (control([view.image for view, _ in batch])[known] - cells[known].log()).abs().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(control.parameters(), stage.clip)
-            optimizer.step()
-            schedule.step()
-            self.losses.append(loss.item())
-            self.step += 1
-            self.images += stage.batch
-            now = time.perf_counter()
-            self.seconds, start = self.seconds + now - start, now
-            if self.step % recipe.log_every == 0:
-                rate = self.images / self.seconds
-                common.progress(
-                    f"{stage.name} {self.step}/{stage.steps} loss {np.mean(self.losses[-recipe.log_every :]):.3f} "
-                    f"{rate:.1f} images/s eta {(seen(recipe) - self.images) / rate:.0f} s"
-                )
-            if now - last_save > SAVE_SECONDS:
-                self._save(control, recipe, optimizer, schedule)
-                last_save = now
+        left = range(self.step * stage.batch, stage.steps * stage.batch)
+        loader = DataLoader(
+            Cells(rows), stage.batch, sampler=left, collate_fn=collate, num_workers=recipe.workers,
+            pin_memory=control.device.type == "cuda",
+        )  # fmt: skip
+        with pictures_together(control):
+            for pixels, metres in loader:
+                cells = metres.to(control.device)
+                known = torch.isfinite(cells)
+                loss = (control(pixels)[known] - cells[known].log()).abs().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(control.parameters(), stage.clip)
+                optimizer.step()
+                schedule.step()
+                self.losses.append(loss.item())
+                self.step += 1
+                self.images += stage.batch
+                now = time.perf_counter()
+                self.seconds, start = self.seconds + now - start, now
+                if self.step % recipe.log_every == 0:
+                    rate = self.images / self.seconds
+                    common.progress(
+                        f"{stage.name} {self.step}/{stage.steps} loss {np.mean(self.losses[-recipe.log_every :]):.3f} "
+                        f"{rate:.1f} images/s eta {(seen(recipe) - self.images) / rate:.0f} s"
+                    )
+                if now - last_save > SAVE_SECONDS:
+                    self._save(control, recipe, optimizer, schedule)
+                    last_save = now
 
     def _save(self, control: Control, recipe: Recipe, optimizer: Any = None, schedule: Any = None) -> None:
         if self.checkpoint is None:
@@ -298,7 +323,12 @@ def score(
         rows = chosen[chosen[:, 0] == image, 1]
         view = make_view(sample.load_image(), sample.camera, sample.uv[rows], config=config)
         cell = np.floor((view.uv + 0.5) / grid).astype(int)
-        logs = control([view.image]).cpu().numpy().reshape(view.image.height // grid, view.image.width // grid)
+        logs = (
+            control(control.processor.encode_images([view.image]))
+            .cpu()
+            .numpy()
+            .reshape(view.image.height // grid, view.image.width // grid)
+        )
         said.append(np.exp(logs[cell[:, 1], cell[:, 0]].astype(np.float64)))
         truth.append((sample.distance if loaded.card.label == "distance" else sample.z)[rows])
     p, g = np.concatenate(said), np.concatenate(truth)

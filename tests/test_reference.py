@@ -159,3 +159,13 @@ def test_markers_have_no_coordinates() -> None:
 def test_bad_references(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         get_reference(name, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
+def test_which_fit_is_fits_of_each(name):
+    reference = get_reference(name)
+    uv = np.array([(u, v) for u in (-0.6, -0.5, 0, 4.9, 5, 14.9, 18, 18.5) for v in (-0.5, 5.2, 9, 14.5, 15)])
+    expected = [reference.fits(point, 19, 15) for point in uv]
+    assert reference.which_fit(uv, 19, 15).tolist() == expected
+    assert 0 < sum(expected) < len(uv)
+    assert reference.which_fit(np.empty((0, 2)), 19, 15).shape == (0,)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from depthlm.camera import Camera
+from depthlm.covisibility import find_partner
 from depthlm.data import open_data
 from depthlm.errors import InputError
 from depthlm.sample import Sample
@@ -179,6 +180,22 @@ def test_workers_change_nothing() -> None:
     assert all(same_sample(a, b) for a, b in zip(alone[4:], later, strict=True))
     other = list(synth_samples(1, **{**settings, "seed": 5}))
     assert not np.array_equal(other[0].z, alone[0].z)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_show_much_of_the_same(kind: str) -> None:
+    """Every second picture has its partner; without `pairs` few have, and the others are as they always were."""
+    settings: dict[str, Any] = {"seed": 8, "kind": kind, "views": 4, "points": 300}
+    pairs, plain = list(synth_samples(4, pairs=True, **settings)), list(synth_samples(4, **settings))
+    found = [find_partner(pairs, row, 0) for row in range(len(pairs))]
+    assert np.mean([partner is not None for partner in found]) >= 0.8
+    assert np.mean([find_partner(plain, row, 0) is not None for row in range(len(plain))]) < 0.5
+    for first in range(0, 16, 2):
+        assert same_sample(pairs[first], plain[first]), "pairs change every second view alone"
+        step = np.linalg.norm(pairs[first].pose[:3, 3] - pairs[first + 1].pose[:3, 3])
+        if pairs[first + 1].camera == pairs[first].camera:
+            assert 0.07 < step < 4.1
+    assert sum(pairs[k].camera == pairs[k + 1].camera for k in range(0, 16, 2)) >= 6
 
 
 def test_points_carry_the_rendered_truth() -> None:

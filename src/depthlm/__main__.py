@@ -1,5 +1,6 @@
-"""`python -m depthlm` is the command line."""
+"""`python -m depthlm`: the command line where the script is not on the path."""
 
 from depthlm.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

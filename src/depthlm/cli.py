@@ -83,6 +83,7 @@ def synth(
     views: Annotated[int, typer.Option(min=1, help="Pictures of each scene.")] = 4,
     focal_range: Annotated[tuple[float, float], typer.Option(help="Focal lengths, pixels.")] = (150.0, 260.0),
     points: Annotated[int, typer.Option(min=1, help="About how many labelled points per picture.")] = 400,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Every second picture is near the one before it.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: every core.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -97,6 +98,7 @@ def synth(
         "views": views,
         "focal_range": focal_range,
         "points": points,
+        "pairs": pairs,
     }
     samples = synth_samples(scenes, **settings, workers=workers or os.cpu_count() or 1)
     info = {"source": "depthlm synth", "scenes": scenes, **settings}

@@ -42,7 +42,8 @@ def significant(value: float, digits: int) -> str:
 class Prompt:
     """One way to ask for a distance and to answer it.
 
-    system: text of the system turn, or None to send none. questions: template by reference name or kind.
+    system: text of the system turn, or None to send none. questions: template by reference name or kind; "markers"
+    where a view carries several, each with a question of its own (absent: the prompt can ask of one alone).
     answer: template of the trained answer, {value} in metres. language: in which tasks other than distance are asked
     (tasks/); None where the prompt has words for distances alone. pointers: how those questions name a point, by kind
     ("markers" where there are several, told apart by {colour}), and an object: "box" where its outline is drawn,
@@ -79,18 +80,22 @@ class Prompt:
         """Whether this prompt has words for that reference."""
         return self._template(reference) is not None
 
-    def question(self, reference: Reference, uv: ArrayLike, camera: Camera) -> str:
+    def question(self, reference: Reference, uv: ArrayLike, camera: Camera, mark: int | None = None) -> str:
         """The question about point uv [2] of the view whose camera is given.
 
-        Raises InputError when the prompt has no words for the reference.
+        mark: which of several markers on the view it is; None where there is one.
+        Raises InputError when the prompt has no words for the reference, or for several markers.
         """
-        template = self._template(reference)
+        several = reference.kind == "marker" and mark is not None
+        template = self.questions.get("markers") if several else self._template(reference)
+        if template is None and several:
+            raise InputError(f"prompt {self.name!r} has no question about one of several markers; draw one per view")
         if template is None:
             raise InputError(
                 f"prompt {self.name!r} has no question for reference {reference.name!r}; it asks by "
                 f"{', '.join(self.questions)}"
             )
-        return self._fill(template, reference, uv, camera)
+        return self._fill(template, reference, uv, camera, mark or 0)
 
     def pointer(self, reference: Reference, uv: ArrayLike, camera: Camera, mark: int | None = None) -> str:
         """The words that point at uv [2] in a question other than the distance question.
@@ -198,6 +203,7 @@ DEPTHLM = Prompt(
     name="depthlm",
     questions={
         "marker": "How many meters is the point marked by the red {marker} from the camera?",
+        "markers": "How many meters is the point marked by the {colour} {marker} from the camera?",
         "text": "Points are (x, y), each normalized to [0, {range}) over the image. How many meters is this point from"
         " the camera? ({x}, {y})",
         "text-pixels": "Points are (x, y) in pixels. How many meters is this point from the camera? ({x}, {y})",
@@ -238,7 +244,11 @@ TEXT_PIXELS = Prompt(
 # two-digit numbers those after 1 are ten times as wide as those before 10, and the likeliest token is then too small.
 NANO = Prompt(
     name="nano",
-    questions={"marker": "distance at the {marker}", "text": "distance at x{x} y{y}"},
+    questions={
+        "marker": "distance at the {marker}",
+        "markers": "distance at the {colour} {marker}",
+        "text": "distance at x{x} y{y}",
+    },
     language="nano",
     pointers={
         "marker": "the {marker}",

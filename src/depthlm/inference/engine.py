@@ -167,7 +167,7 @@ class Engine:
         made = []
         for group in [(row,) for row in range(len(points))] if groups is None else groups:
             rows, view = list(group), shared
-            if not all(self.reference.fits(at, *shared.image.size) for at in shared.uv[rows]):
+            if not self.reference.which_fit(shared.uv[rows], *shared.image.size).all():
                 padded = make_view(
                     image, camera, points[rows], config=self.view_config, margin=self.reference.margin, objects=objects
                 )

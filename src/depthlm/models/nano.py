@@ -40,7 +40,10 @@ WORDS = (
     "user assistant system You are a helpful assistant . , ? how far is the point at pointed by red arrow square cross "
     "distance depth what surface colour where nearer or first second in metres meters from camera answer "
     "floor wall ceiling door window chair table sofa bed shelf cupboard person car road lane pavement house lamp tree "
-    "grass skirting switch socket book box plant"
+    "grass skirting switch socket book box plant "
+    "ball bin books carton clock desk fridge kitchen picture pillar radiator rug tv "
+    "speed time to per seconds / = between and of moved turned much width height wider taller bigger left right above "
+    "below behind front up down forward backward yaw pitch roll"
 ).split()
 
 # One turn is `<|im_start|>role content`; the end token closes answers only, so that a question costs few tokens.
@@ -77,11 +80,13 @@ class NanoConfig:
 
 
 def number_words() -> list[str]:
-    """Every number of two significant digits from 0.10 to 99: the vocabulary of answers."""
+    """Every number of two significant digits from 0.010 to 190: the vocabulary of answers."""
     return (
-        [f"0.{k}" for k in range(10, 100)]
+        [f"0.0{k}" for k in range(10, 100)]
+        + [f"0.{k}" for k in range(10, 100)]
         + [f"{k // 10}.{k % 10}" for k in range(10, 100)]
         + [str(k) for k in range(10, 100)]
+        + [f"{k}0" for k in range(10, 20)]
     )
 
 
@@ -91,7 +96,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     mark = "\u2581"  # Metaspace: a piece that begins a word
-    whole = [mark + word for word in dict.fromkeys([*WORDS, *COLOURS, *number_words()])]
+    whole = [mark + word for word in dict.fromkeys([*WORDS, *COLOURS, *number_words(), "0", "10.0"])]
     whole += ["user", "assistant", "system"]  # roles stand right after <|im_start|>, without a space
     whole += [f"{mark}{axis}{k}" for axis in "xy" for k in range(COORDINATE_RANGE)]
     letters = [mark, *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!()<>/-+=*'\"_"]
@@ -193,7 +198,7 @@ def _order_vocabulary(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrai
         return [int(tokenizer.convert_tokens_to_ids("\u2581" + word)) for word in words]
 
     numbers = number_words()
-    decades = torch.tensor([(math.log10(float(word)) + 1) / 3 for word in numbers])
+    decades = torch.tensor([(math.log10(float(word)) + 2) / 4.3 for word in numbers])
     places = (torch.arange(COORDINATE_RANGE) + 0.5) / COORDINATE_RANGE
     side = (torch.arange(POSITIONS_PER_SIDE) + 0.5) / POSITIONS_PER_SIDE
     embedding = model.model.language_model.embed_tokens.weight

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from depthlm.errors import InputError
-from depthlm.reference.marker import MARKERS, Marker, outline
+from depthlm.reference.marker import COLOURS, MARKERS, Marker, outline
 from depthlm.reference.text import PixelText, Rounding, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
     from depthlm.objects import Box
@@ -46,6 +47,10 @@ class Reference(Protocol):
 
     def fits(self, uv: ArrayLike, width: int, height: int) -> bool:
         """Whether the point can be referred to on a view of that size."""
+        ...
+
+    def which_fit(self, uv: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
+        """[N, 2] points -> [N] which of them can be."""
         ...
 
     def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
@@ -87,6 +92,7 @@ def draw_marks(
 
 
 __all__ = [
+    "COLOURS",
     "MARKERS",
     "REFERENCE_NAMES",
     "Kind",

@@ -16,7 +16,7 @@ from PIL import ImageDraw
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
     from depthlm.objects import Box
@@ -55,9 +55,14 @@ class Marker:
 
     def fits(self, uv: ArrayLike, width: int, height: int) -> bool:
         """Whether the whole marker lies on a width x height view: 5 <= x < width - 5, and so for y."""
-        x, y = _pixel(uv)
+        return bool(self.which_fit(uv, width, height)[0])
+
+    def which_fit(self, uv: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
+        """[N, 2] points -> [N] which of them do."""
+        pixels = np.asarray(uv, dtype=np.float64).reshape(-1, 2).astype(np.int64)
         m = self.margin
-        return m <= x < width - m and m <= y < height - m
+        inside = (pixels >= m) & (pixels < (width - m, height - m))
+        return np.all(inside, axis=1)
 
     def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
         """A marked copy of the RGB image; colour: position in COLOURS.

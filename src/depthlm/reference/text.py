@@ -15,7 +15,7 @@ import numpy as np
 from depthlm.errors import InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
 Rounding = Literal["nearest", "floor"]
@@ -44,6 +44,10 @@ class Text:
 
     def fits(self, uv: ArrayLike, width: int, height: int) -> bool:
         """Whether the point lies on the view."""
+        return bool(_on_view(uv, width, height)[0])
+
+    def which_fit(self, uv: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
+        """[N, 2] points -> [N] which of them do."""
         return _on_view(uv, width, height)
 
     def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
@@ -92,6 +96,10 @@ class PixelText:
 
     def fits(self, uv: ArrayLike, width: int, height: int) -> bool:
         """Whether the point lies on the view."""
+        return bool(_on_view(uv, width, height)[0])
+
+    def which_fit(self, uv: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
+        """[N, 2] points -> [N] which of them do."""
         return _on_view(uv, width, height)
 
     def draw(self, image: Image.Image, uv: ArrayLike, colour: int = 0) -> Image.Image:
@@ -110,9 +118,10 @@ def _to_integer(value: float, rounding: Rounding, last: int) -> int:
     return min(last, max(0, whole))
 
 
-def _on_view(uv: ArrayLike, width: int, height: int) -> bool:
-    u, v = np.asarray(uv, dtype=np.float64).reshape(2)
-    return bool(-0.5 <= u < width - 0.5 and -0.5 <= v < height - 0.5)
+def _on_view(uv: ArrayLike, width: int, height: int) -> NDArray[np.bool_]:
+    points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
+    inside = (points >= -0.5) & (points < (width - 0.5, height - 0.5))
+    return np.all(inside, axis=1)
 
 
 def _check_rounding(rounding: str) -> None:

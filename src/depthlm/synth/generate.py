@@ -16,10 +16,12 @@ from depthlm.errors import InputError
 from depthlm.sample import Sample
 from depthlm.synth.labels import labelled_objects
 from depthlm.synth.render import Rendered, render
-from depthlm.synth.scene import KINDS, Scene, build_scene, sample_camera
+from depthlm.synth.scene import KINDS, Scene, build_scene, nearby_camera, sample_camera
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from depthlm.camera import Camera
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class _Job:
     size: tuple[int, int]
     focal_range: tuple[float, float]
     points: int
+    pairs: bool
 
     def check(self) -> None:
         if self.kind not in KINDS:
@@ -50,9 +53,12 @@ class _Job:
 
 def _views(job: _Job, scene_number: int) -> Iterator[tuple[Scene, Rendered, np.random.Generator]]:
     scene = build_scene(job.seed * 1_000_003 + scene_number, job.kind)
+    stand: tuple[Camera, NDArray[np.float64]] | None = None
     for view in range(job.views):
         rng = np.random.default_rng([job.seed, KINDS.index(job.kind), scene_number, view])
-        camera, pose = sample_camera(scene, rng, job.size, job.focal_range)
+        near = nearby_camera(scene, rng, *stand) if job.pairs and view % 2 and stand is not None else None
+        stand = sample_camera(scene, rng, job.size, job.focal_range) if near is None else near
+        camera, pose = stand
         yield scene, render(scene, camera, pose, frame=str(view), rng=rng), rng
 
 
@@ -129,15 +135,17 @@ def synth_samples(
     size: tuple[int, int] = (256, 192),
     focal_range: tuple[float, float] = (150.0, 260.0),
     points: int = 400,
+    pairs: bool = False,
     workers: int = 1,
     first_scene: int = 0,
 ) -> Iterator[Sample]:
     """Samples of scenes first_scene .. first_scene + scenes - 1, `views` each, in order.
 
-    size: (width, height) pixels; focal_range: pixels, log-uniform; points: about how many per picture. With workers
-    above 1 the calling script needs the usual `if __name__ == "__main__"` guard. Raises InputError for bad settings.
+    size: (width, height) pixels; focal_range: pixels, log-uniform; points: about how many per picture. pairs: every
+    second view is a step and a turn from the one before it, and shows much of the same. With workers above 1 the
+    calling script needs the usual `if __name__ == "__main__"` guard. Raises InputError for bad settings.
     """
-    job = _Job(seed=seed, kind=kind, views=views, size=size, focal_range=focal_range, points=points)
+    job = _Job(seed=seed, kind=kind, views=views, size=size, focal_range=focal_range, points=points, pairs=pairs)
     job.check()
     return _run(_scene_samples, job, scenes, first_scene, workers)
 
@@ -150,11 +158,12 @@ def synth_rendered(
     views: int = 4,
     size: tuple[int, int] = (256, 192),
     focal_range: tuple[float, float] = (150.0, 260.0),
+    pairs: bool = False,
     workers: int = 1,
     first_scene: int = 0,
 ) -> Iterator[Rendered]:
     """The same views as `synth_samples` with the same settings, with dense truth."""
-    job = _Job(seed=seed, kind=kind, views=views, size=size, focal_range=focal_range, points=1)
+    job = _Job(seed=seed, kind=kind, views=views, size=size, focal_range=focal_range, points=1, pairs=pairs)
     job.check()
     return _run(_scene_rendered, job, scenes, first_scene, workers)
 
@@ -168,6 +177,7 @@ def generate(
     views: int = 4,
     focal_range: tuple[float, float] = (150.0, 260.0),
     points: int = 400,
+    pairs: bool = False,
     workers: int = 1,
     size: tuple[int, int] = (256, 192),
     rows_per_shard: int = 4096,
@@ -179,11 +189,12 @@ def generate(
         raise InputError(f"number of scenes is {scenes}; expected at least 1")
     settings = {
         "scenes": scenes, "seed": seed, "kind": kind, "views": views, "size": list(size),
-        "focal_range": list(focal_range), "points": points,
+        "focal_range": list(focal_range), "points": points, "pairs": pairs,
     }  # fmt: skip
     samples = synth_samples(
-        scenes, seed=seed, kind=kind, views=views, size=size, focal_range=focal_range, points=points, workers=workers
-    )
+        scenes, seed=seed, kind=kind, views=views, size=size, focal_range=focal_range, points=points, pairs=pairs,
+        workers=workers,
+    )  # fmt: skip
     # Training reads single rows in random order: small row groups, or every row would decode its neighbours too.
     write_shards(
         samples, out, rows_per_shard=rows_per_shard, rows_per_group=4, info={"source": "depthlm synth", **settings}

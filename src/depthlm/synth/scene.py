@@ -105,6 +105,9 @@ _CANDIDATES = 10  # random cameras among which one is chosen
 _PROBE = (20, 15)  # rays per candidate
 _NEAREST = 0.28  # metres: nothing may be nearer to the camera
 _TARGETS = {"indoor": (0.75, 5.5), "outdoor": (1.5, 16.0)}  # metres: range of an image's median depth, log-uniform
+_STEPS = {"indoor": (0.08, 1.2), "outdoor": (0.3, 4.0)}  # metres: how far `nearby_camera` moves, log-uniform
+_TURNS = (14.0, 6.0)  # degrees, standard deviations: how it turns, yaw and pitch
+_SHARED = 0.45  # of the first picture's probed points that must fall into the second
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
@@ -114,6 +117,55 @@ def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
     down = np.cross(forward, right)
     c, s = math.cos(roll), math.sin(roll)
     return np.stack([c * right + s * down, -s * right + c * down, forward], axis=1)
+
+
+def nearby_camera(
+    scene: Scene, rng: np.random.Generator, camera: Camera, pose: NDArray[np.float64]
+) -> tuple[Camera, NDArray[np.float64]] | None:
+    """The camera and a pose of it a step and a turn away that sees much of the same; None where none is found."""
+    forward = pose[:3, 2]
+    yaw, pitch = math.atan2(forward[1], forward[0]), math.asin(float(np.clip(forward[2], -1, 1)))
+    rays = camera.rays(_probe_pixels(camera))
+    seen = _probe(scene, rays, pose)
+    points = pose[:3, 3] + (rays * seen[:, None])[seen < 1e6] @ pose[:3, :3].T
+    low, high = _STEPS[scene.kind]
+    for _ in range(4 * _CANDIDATES):
+        way = rng.normal(size=3) * (1, 1, 0.4)
+        near = np.eye(4)
+        step = float(np.exp(rng.uniform(math.log(low), math.log(high))))
+        near[:3, 3] = pose[:3, 3] + way / np.linalg.norm(way) * step
+        turn = np.radians(rng.normal(size=2) * _TURNS)
+        roll = math.radians(float(np.clip(rng.normal(0, 2.5), -6, 6)))
+        near[:3, :3] = rotation(yaw + turn[0], float(np.clip(pitch + turn[1], -1.2, 1.2)), roll)
+        if not _may_stand(scene, near[:3, 3]):
+            continue
+        z = _probe(scene, rays, near)
+        local = (points - near[:3, 3]) @ near[:3, :3]
+        ahead = local[:, 2] > _NEAREST
+        shared = camera.contains(camera.project(local[ahead])).sum() / max(1, len(points))
+        if z.min() > _NEAREST and (z < 1e6).mean() > 0.6 and shared >= _SHARED:
+            return camera, near
+    return None
+
+
+def _may_stand(scene: Scene, place: NDArray[np.float64]) -> bool:
+    x, y, height = place.tolist()
+    inside = any(x0 + 0.3 <= x <= x1 - 0.3 and y0 + 0.3 <= y <= y1 - 0.3 for x0, y0, x1, y1 in scene.areas)
+    return inside and 0.3 <= height <= scene.ceiling - 0.2
+
+
+def _probe_pixels(camera: Camera) -> NDArray[np.float64]:
+    """[20 * 15, 2] pixels spread over the picture."""
+    columns, rows = (np.linspace(0, side - 1, n) for side, n in zip((camera.width, camera.height), _PROBE, strict=True))
+    return np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+
+
+def _probe(scene: Scene, rays: NDArray[np.float64], *poses: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Depths that the rays meet from each pose, one pose after the other; above 1e6 where they meet nothing."""
+    directions = np.concatenate([rays @ pose[:3, :3].T for pose in poses]).astype(np.float32)
+    origins = np.repeat(np.stack([pose[:3, 3] for pose in poses]), len(rays), axis=0).astype(np.float32)
+    z: NDArray[np.float32] = scene.caster.run(origins, directions, query="DISTANCE")
+    return z
 
 
 def _random_pose(scene: Scene, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -140,14 +192,11 @@ def sample_camera(
     focal = float(np.exp(rng.uniform(math.log(low), math.log(high))))
     camera = Camera.from_focal(focal, *size)
     near, far = _TARGETS[scene.kind]
-    grid = np.stack(np.meshgrid(np.linspace(0, size[0] - 1, _PROBE[0]), np.linspace(0, size[1] - 1, _PROBE[1])), -1)
-    rays = camera.rays(grid)
+    rays = camera.rays(_probe_pixels(camera))
     for _ in range(20):
         target = float(np.exp(rng.uniform(math.log(near), math.log(far))))
         poses = [_random_pose(scene, rng) for _ in range(_CANDIDATES)]
-        directions = np.concatenate([rays @ pose[:3, :3].T for pose in poses]).astype(np.float32)
-        origins = np.repeat(np.stack([pose[:3, 3] for pose in poses]), len(rays), axis=0).astype(np.float32)
-        z = scene.caster.run(origins, directions, query="DISTANCE").reshape(_CANDIDATES, -1)
+        z = _probe(scene, rays, *poses).reshape(_CANDIDATES, -1)
         hit = z < 1e6
         middle = np.array([np.median(row[mask]) if mask.any() else np.inf for row, mask in zip(z, hit, strict=True)])
         usable = (z.min(axis=1) > _NEAREST) & (hit.mean(axis=1) > 0.6)

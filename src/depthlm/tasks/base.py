@@ -89,7 +89,8 @@ class Context:
     what each row of view.uv shows, or None. label: what answers to the distance question mean. text: the text reference
     in whose words a place is answered. rng: whatever a question draws. vary: draw among a task's wordings
     (training) in place of its first (evaluation).
-    second: the other picture where the question is about two; `view` is the first.
+    second: the other picture where the question is about two; `view` is the first. mark: which of several markers on
+    the view points at it, where they belong to as many questions; None where the question has the markers to itself.
     """
 
     view: View
@@ -102,10 +103,11 @@ class Context:
     surface: tuple[str, ...] | None = None
     vary: bool = False
     second: Second | None = None
+    mark: int | None = None
 
     def pointers(self, points: tuple[int, ...]) -> list[str]:
         """The words that point at rows of view.uv; of several markers each by its colour."""
-        numbers = range(len(points)) if len(points) > 1 else [None] * len(points)
+        numbers = range(len(points)) if len(points) > 1 else [self.mark] * len(points)
         return [
             self.prompt.pointer(self.reference, self.view.uv[row], self.view.camera, number)
             for row, number in zip(points, numbers, strict=True)
@@ -120,9 +122,9 @@ class Context:
 
     def others(self) -> NDArray[np.int64]:
         """[M] the other rows of view.uv that the reference can point at."""
-        size = self.view.image.size
-        fits = [row for row, uv in enumerate(self.view.uv) if row != self.point and self.reference.fits(uv, *size)]
-        return np.array(fits, dtype=np.int64)
+        fits = self.reference.which_fit(self.view.uv, *self.view.image.size)
+        fits[self.point] = False
+        return np.flatnonzero(fits)
 
     def metres(self, point: int, quantity: Literal["distance", "z"] = "distance") -> float:
         """Distance or z of a row of view.uv."""

@@ -23,7 +23,8 @@ class Distance(Task):
 
     def question(self, context: Context, subject: Subject) -> str:
         """The prompt's distance question."""
-        return context.prompt.question(context.reference, context.view.uv[subject.points[0]], context.view.camera)
+        uv = context.view.uv[subject.points[0]]
+        return context.prompt.question(context.reference, uv, context.view.camera, context.mark)
 
     def reply(self, context: Context, subject: Subject, truth: float) -> str:
         """The prompt's answer."""

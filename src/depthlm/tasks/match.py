@@ -35,12 +35,8 @@ class Match(PairTask):
         """One of the visible points; another for each of the context's points, so that few questions do not repeat."""
         if context.second is None:
             return None
-        size = context.view.image.size
-        rows = [
-            row
-            for row in np.flatnonzero(np.isfinite(context.second.shown).all(axis=1)).tolist()
-            if context.reference.fits(context.view.uv[row], *size)
-        ]
+        fits = context.reference.which_fit(context.view.uv, *context.view.image.size)
+        rows = np.flatnonzero(np.isfinite(context.second.shown).all(axis=1) & fits).tolist()
         if not rows:
             return None
         order = np.random.default_rng(0).permutation(len(rows))

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from depthlm.covisibility import COVISIBLE, find_partner
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE
-from depthlm.reference import Text, draw_marks, get_reference
+from depthlm.reference import COLOURS, Text, draw_marks, get_reference
 from depthlm.tasks import Context, Question, Second, Task, get_task
 from depthlm.training.rows import Row, encode_row, word_token
 from depthlm.view import CropConfig, View, ViewConfig, make_training_view
@@ -61,7 +61,11 @@ class RowConfig:
     image_words: bool = False
     """Also let every image token predict the word for a labelled distance in its own cell."""
     marker_word: bool = False
-    """Of those words, the one where a marker points is the marker's name: what finding it needs, taught directly."""
+    """Of those words, the one where a marker points is the marker's name (of several its colour): what finding it
+    needs, taught directly."""
+    markers_per_image: int = 1
+    """Most markers on one picture, each with a question of its own and told apart by colour; from 1 to this, drawn for
+    each picture."""
 
 
 class TrainingRows(Dataset[Row]):
@@ -92,6 +96,7 @@ class TrainingRows(Dataset[Row]):
         self.seed, self.length, self.max_bad = seed, length, max_bad
         self.bad: list[str] = []
         self.word_ids: dict[str, int] = {}
+        self.number_ids: dict[int, int] = {}
         self.text = Text(coordinate_range=card.coordinate_range, rounding=card.rounding, half_pixel=card.half_pixel)
         self.references = [
             get_reference(name, card.coordinate_range, card.rounding, card.half_pixel) for name in rows.references
@@ -99,6 +104,8 @@ class TrainingRows(Dataset[Row]):
         for reference in self.references:
             if not prompt.supports(reference):
                 raise InputError(f"prompt {prompt.name!r} has no question for reference {reference.name!r}")
+        if rows.markers_per_image > 1 and "markers" not in prompt.questions:
+            raise InputError(f"prompt {prompt.name!r} has no question about one of several markers; draw one per image")
         self.reference_shares = _shares(rows.references)
         weights = dict(zip(map(get_task, rows.tasks), _shares(rows.tasks).tolist(), strict=True))
         self.singles, self.pairs = ([t for t in weights if t.images == n and weights[t]] for n in (1, 2))
@@ -178,14 +185,35 @@ class TrainingRows(Dataset[Row]):
         surface = None if sample.surface is None else tuple(sample.surface[i] for i in view.index)
         order = rng.permutation(len(view.index))
         questions: list[Question] = []
+        marked: tuple[int, ...] = ()
         if reference.kind == "marker":
-            questions.append(self._ask(view, int(order[0]), reference, surface, rng))
+            apart = self._draw_apart(view, order, reference, rng)
+            if len(apart) == 1:
+                questions.append(self._ask(view, apart[0], reference, surface, rng))
+                marked = questions[0].points
+            else:
+                questions += [self._ask(view, p, reference, surface, rng, mark=k) for k, p in enumerate(apart)]
+                marked = tuple(apart)
         if reference.kind == "text" or self.asks_text:
             text = reference if reference.kind == "text" else self.text
-            missing = self.rows.questions_per_image - len(questions)
+            missing = max(0, self.rows.questions_per_image - len(questions))
             questions += [self._ask(view, int(p), text, surface, rng) for p in np.resize(order, missing)]
         boxes = [view.objects[row].box for row in questions[0].objects]
-        return self._encode([view], questions, reference, questions[0].points, boxes)
+        return self._encode([view], questions, reference, marked, boxes, several=len(marked) > 1 and not boxes)
+
+    def _draw_apart(
+        self, view: View, order: NDArray[np.int64], reference: Reference, rng: np.random.Generator
+    ) -> list[int]:
+        """Rows of view.uv for as many markers as this picture gets: the first of `order` that cover no other."""
+        most = self.rows.markers_per_image
+        count = 1 if most == 1 else int(rng.integers(1, most + 1))
+        chosen = [int(order[0])]
+        for row in order[1:].tolist():
+            if len(chosen) == count:
+                break
+            if (np.abs(view.uv[chosen] - view.uv[row]).max(axis=1) > 2 * reference.margin + 1).all():
+                chosen.append(row)
+        return chosen
 
     def _build_pair(self, first: Sample, second: Sample, rng: np.random.Generator) -> Row | None:
         """Both views with questions about the two, none twice; None where none of the tasks drawn has an answer."""
@@ -218,15 +246,21 @@ class TrainingRows(Dataset[Row]):
         reference: Reference,
         marked: tuple[int, ...],
         boxes: Sequence[Box] = (),
+        *,
+        several: bool = False,
     ) -> Row:
-        """The row; markers stand on the first view at these rows of its uv, outlines round these boxes."""
+        """The row; markers stand on the first view at these rows of its uv, outlines round these boxes.
+
+        several: each marker belongs to a question of its own.
+        """
         words = None
         uv = views[0].uv[list(marked)]
         if self.rows.image_words:
             words = [word for view in views for word in self._words(view)]
             if self.rows.marker_word and reference.kind == "marker":
-                for column, row in (uv.astype(int) // self.processor.grid).tolist():
-                    words[row * (views[0].image.width // self.processor.grid) + column] = self._word(reference.name)
+                for number, (column, row) in enumerate((uv.astype(int) // self.processor.grid).tolist()):
+                    word = COLOURS[number][0] if several else reference.name
+                    words[row * (views[0].image.width // self.processor.grid) + column] = self._word(word)
         images = [draw_marks(reference, views[0].image, uv, boxes), *(view.image for view in views[1:])]
         return encode_row(
             self.processor, images, questions,
@@ -266,10 +300,14 @@ class TrainingRows(Dataset[Row]):
         reference: Reference,
         surface: tuple[str, ...] | None,
         rng: np.random.Generator,
+        *,
+        mark: int | None = None,
     ) -> Question:
-        context = self._context(view, point, reference, rng, surface=surface)
+        context = self._context(view, point, reference, rng, surface=surface, mark=mark)
         for _ in range(8):
             task, here = self.singles[int(rng.choice(len(self.singles), p=self.single_shares))], context
+            if mark is not None and (task.objects or task.points != 1):
+                continue  # their several markers would need colours of their own
             if task.objects:
                 if not view.objects:
                     continue
@@ -289,10 +327,11 @@ class TrainingRows(Dataset[Row]):
         *,
         surface: tuple[str, ...] | None = None,
         second: Second | None = None,
+        mark: int | None = None,
     ) -> Context:
         return Context(
             view=view, point=point, reference=reference, prompt=self.prompt, label=self.card.label, rng=rng,
-            text=self.text, surface=surface, vary=True, second=second,
+            text=self.text, surface=surface, vary=True, second=second, mark=mark,
         )  # fmt: skip
 
     def cell_metres(self, view: View) -> NDArray[np.float64]:
@@ -316,12 +355,17 @@ class TrainingRows(Dataset[Row]):
         words = np.full(len(metres), IGNORE, dtype=np.int64)
         known = np.flatnonzero(np.isfinite(metres))
         series = np.round(np.log10(metres[known]) * WORDS_PER_DECADE).astype(int)
-        values = [10 ** (int(step) / WORDS_PER_DECADE) for step in series]
-        words[known] = [self._word(self.prompt.format_answer(value)) for value in values]
-        return [int(word) for word in words]
+        words[known] = [self._number_word(step) for step in series.tolist()]
+        return words.tolist()
+
+    def _number_word(self, step: int) -> int:
+        """The word for a number of the series."""
+        if step not in self.number_ids:  # a few dozen words, each asked for millions of times
+            self.number_ids[step] = self._word(self.prompt.format_answer(10 ** (step / WORDS_PER_DECADE)))
+        return self.number_ids[step]
 
     def _word(self, text: str) -> int:
-        if text not in self.word_ids:  # a few dozen words, each asked for millions of times
+        if text not in self.word_ids:
             self.word_ids[text] = word_token(self.processor, text)
         return self.word_ids[text]
 

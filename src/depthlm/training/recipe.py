@@ -15,6 +15,7 @@ from depthlm.data.mixture import MixtureName
 from depthlm.errors import InputError
 from depthlm.models.card import ReadingName
 from depthlm.models.nano import NanoConfig
+from depthlm.reference import COLOURS
 from depthlm.view import CropConfig
 
 
@@ -36,6 +37,8 @@ class SynthSource:
     """Picture width and height, pixels."""
     focal_range: tuple[float, float] = (150.0, 260.0)
     """Focal lengths are drawn from here, pixels."""
+    pairs: bool = False
+    """Every second picture is a step and a turn from the one before it: for questions about two pictures."""
 
 
 @dataclass(kw_only=True)
@@ -98,6 +101,8 @@ class Stage:
     """Task -> weight."""
     questions_per_image: int = 1
     """Questions that share one image."""
+    markers_per_image: int = 1
+    """Most markers on one image, told apart by colour, each with a question of its own (from 1 to this, drawn)."""
     packing: Literal["shared", "turns"] = "shared"
     """How they share it. shared: each sees the image and itself, as if asked alone. turns: one conversation."""
     image_words: float = 0.0
@@ -179,6 +184,11 @@ class Recipe:
                     raise InputError(
                         f"recipe: {key} of stage {stage.name!r} is {getattr(stage, key)}; expected 1 or more"
                     )
+            if not 1 <= stage.markers_per_image <= len(COLOURS):
+                raise InputError(
+                    f"recipe: markers_per_image of stage {stage.name!r} is {stage.markers_per_image}; "
+                    f"expected 1 to {len(COLOURS)}, as many as there are colours"
+                )
             if not (math.isfinite(stage.lr) and stage.lr > 0):
                 raise InputError(f"recipe: lr of stage {stage.name!r} is {stage.lr}; expected a positive number")
             if stage.marker_word and not stage.image_words > 0:

@@ -82,6 +82,7 @@ def train_stage(
     from transformers.utils.logging import disable_progress_bar
 
     from depthlm.models.processor import ThinProcessor
+    from depthlm.models.vision_attention import pictures_together
     from depthlm.training.curve import draw_loss_curve
     from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
 
@@ -109,7 +110,8 @@ def train_stage(
         callbacks=callbacks,
     )
     log.trainer = trainer
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    with pictures_together(loaded.model):
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     if recipe.lora is not None:
         loaded = replace(loaded, model=network.merge_and_unload())
     if held_out is not None:
@@ -141,6 +143,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
             references=stage.references,
             tasks=stage.tasks,
             questions_per_image=stage.questions_per_image,
+            markers_per_image=stage.markers_per_image,
             packing=stage.packing,
             image_words=stage.image_words > 0,
             marker_word=stage.marker_word,
@@ -187,6 +190,7 @@ def open_source(source: DataSource, report: Callable[[str], None]) -> Samples:
             views=synth.views,
             focal_range=synth.focal_range,
             points=synth.points,
+            pairs=synth.pairs,
             size=synth.size,
             workers=os.cpu_count() or 1,
         )
