@@ -12,28 +12,17 @@ rows over those of unpacked ones at K = 10, short prompt.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import common
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from random_models import PINNED, build, parameters, questions
 
-from depthlm.camera import Camera
 from depthlm.errors import InputError
-from depthlm.models.families import FAMILIES
-from depthlm.models.loading import image_processor_class
-from depthlm.models.nano import SPECIAL_TOKENS
-from depthlm.models.processor import ThinProcessor
-from depthlm.prompts import get_prompt
-from depthlm.reference import get_reference
-from depthlm.tasks import Question
 from depthlm.training.loss import answer_loss
 from depthlm.training.rows import collate_rows, encode_row
 
@@ -41,13 +30,13 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-MODEL = Path(__file__).resolve().parent / "models" / "qwen3vl_50m.json"
+    from depthlm.models.processor import ThinProcessor
+    from depthlm.tasks import Question
+
 PROMPTS = {"short": "nano", "vlm3": "vlm3-depth"}
 WAYS = ("shared", "turns", "unpacked")
 SIZE, QUICK_SIZE = (640, 480), (96, 64)  # pixels; one image token is 32 x 32
 HEADLINE = 10
-# As Qwen's: digits single, a space before a word belongs to the word.
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +55,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         counts = []
     if not counts or counts[0] < 1 or arguments.repeats < 1:
         raise InputError("--counts takes whole numbers of 1 or more, separated by commas; --repeats 1 or more")
-    processor, model = build(arguments.quick)
+    loaded = build(PINNED, tuple(PROMPTS.values()), layers=1 if arguments.quick else None)
+    processor, model = loaded.processor, loaded.model.train()
     width, height = QUICK_SIZE if arguments.quick else SIZE
     levels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     image = Image.fromarray(levels)
@@ -83,67 +73,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             rates[name][str(count)] = time_ways(processor, model, image, asked[:count], arguments.repeats)
         loss, gradient = differences(processor, model, image, asked[: min(HEADLINE, max(counts))])
         equal |= {f"{name}_loss_equal": loss <= 1e-5, f"{name}_gradients_equal": gradient <= 1e-4}
-    parameters = sum(p.numel() for p in model.parameters())
-    vision = sum(p.numel() for p in model.model.visual.parameters()) / parameters
+    total, tower = parameters(model)
+    vision = tower / total
     speedup = {
         name: {k: ways["shared"] / ways["unpacked"] for k, ways in by_count.items()} for name, by_count in rates.items()
     }
-    size = (
-        {} if arguments.quick else {"about_50_million": 45e6 < parameters < 55e6, "vision_at_most_20_%": vision <= 0.2}
-    )
+    size = {} if arguments.quick else {"about_50_million": 45e6 < total < 55e6, "vision_at_most_20_%": vision <= 0.2}
     at = str(HEADLINE) if HEADLINE in counts else str(counts[-1])
     return {
         "headline": {"shared_over_unpacked_short": speedup["short"][at]},
         "checks": equal | size,
         "config": {
-            "model": MODEL.name, "parameters": parameters, "vision_share": vision, "at": int(at),
+            "model": PINNED.name, "parameters": total, "vision_share": vision, "at": int(at),
             "image_tokens": width * height // 32**2, "tokens_per_question": tokens, "prompts": PROMPTS,
             "threads": torch.get_num_threads(), "quick": arguments.quick, "repeats": arguments.repeats,
         },
         "shared_over_unpacked": speedup,
         "questions_per_s": rates,
     }  # fmt: skip
-
-
-def build(quick: bool) -> tuple[ThinProcessor, Any]:
-    """The pinned model (when quick, of one narrow layer) with a byte-level BPE trained on the prompts."""
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
-    tokenizer.decoder = decoders.ByteLevel()
-    corpus = [q.text + q.answer for name in PROMPTS.values() for q in questions(name, 64, *SIZE)] + ["user assistant"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=7900, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    config = json.loads(MODEL.read_text(encoding="utf-8"))
-    if quick:
-        config["text_config"]["num_hidden_layers"] = config["vision_config"]["depth"] = 1
-    for part in ("image_pad", "video_pad", "vision_start", "vision_end"):
-        config[f"{part.removesuffix('_pad')}_token_id"] = fast.convert_tokens_to_ids(f"<|{part}|>")
-    torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config)).train()
-    family = FAMILIES["qwen3_vl"]
-    vision = config["vision_config"]
-    images = image_processor_class(family)(
-        patch_size=vision["patch_size"], merge_size=vision["spatial_merge_size"],
-        size={"shortest_edge": 32 * 32, "longest_edge": SIZE[0] * SIZE[1]},
-    )  # fmt: skip
-    return ThinProcessor(fast, images, family), model
-
-
-def questions(name: str, count: int, width: int, height: int) -> list[Question]:
-    """Distance questions about `count` points, with made-up answers."""
-    prompt, rng = get_prompt(name), np.random.default_rng(1)
-    camera = Camera.from_focal(600.0, width, height)
-    reference = get_reference("text", 100 if name == "nano" else 2000)
-    made = []
-    for u, v, metres in rng.uniform((0, 0, 0.3), (width - 1, height - 1, 20), (count, 3)):
-        made.append(Question(prompt.question(reference, (u, v), camera), prompt.format_answer(metres), metres))
-    return made
 
 
 def batch_of(processor: ThinProcessor, image: Image.Image, asked: Sequence[Question], way: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python recipes/nano_on_gpu.py OUT --minutes 11
 
-Renders the recipes' rooms on all cores, measures how fast two trainings run beside each other, chooses the steps that
+Renders the recipes' rooms on all cores (benchmarks/throughput.py has the GPU meanwhile), measures how fast two trainings run beside each other, chooses the steps that
 fit the minutes, and runs, two at a time: recipes/nano.yaml, benchmarks/dense_control.py, recipes/nano-joint.yaml, and
 for each task a run of the joint recipe with that task alone and as many of its questions as the joint run asks. What
 was run stands in the run folders' recipe.yaml; OUT/plan.json holds the rates and steps.
@@ -59,7 +59,10 @@ def main() -> None:
         [f"data.0.synth.scenes={arguments.scenes}"] if arguments.scenes else []
     )
     nano, joint = load_recipe(NANO, common), load_recipe(JOINT, common)
+    beside = None if arguments.scenes else call_throughput(out)
     render(nano)
+    if beside is not None:
+        say(f"throughput: exit {beside.wait()}")
     batch = nano.stages[0].batch
     rates = trial(out, [*common, first], [*common, second], arguments.trial, batch)
     left = arguments.minutes * 60 - (time.monotonic() - START)
@@ -97,6 +100,13 @@ def main() -> None:
         say(" | ".join(f"{log.stem}: {(log.read_text().splitlines() or [''])[-1][:100]}" for log in out.glob("*.log")))
     score_alone(out)
     say("done")
+
+
+def call_throughput(out: Path) -> subprocess.Popen[bytes]:
+    """benchmarks/throughput.py, which needs the GPU while rendering needs the cores; ended after 150 seconds."""
+    command = ["timeout", "150", sys.executable, str(CONTROL.with_name("throughput.py")), "--json"]
+    with (out / "throughput.json").open("w") as file, (out / "throughput.log").open("w") as log:
+        return subprocess.Popen(command, stdout=file, stderr=log)
 
 
 def render(recipe: Recipe) -> None:
