@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "nano.yaml"
 WAYS: dict[str, list[str]] = {
     "recipe": [],
-    "questions-only": ["stages.0.image_words=0", "stages.0.questions_per_image=8"],
+    "questions-only": ["stages.0.image_words=0", "stages.0.marker_word=false", "stages.0.questions_per_image=8"],
+    "one-marker": ["stages.0.markers_per_image=1"],
     "one-question": ["stages.0.questions_per_image=1"],
     "adamw": ["stages.0.optimizer=adamw"],
-    "rate-x3": ["stages.0.lr=3e-3"],
+    "rate-x3": ["stages.0.lr=6e-3"],
 }
 SPEED_STEPS = 20
 
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--data", help="shards to train on (default: the recipe's)")
     options.add_argument("--val", help="held-out shards (default: the recipe's)")
     options.add_argument("--seconds", type=float, help="processor seconds for each way (900)")
+    options.add_argument("--batch", type=int, default=16, help="pictures a step; the recipe's suit a GPU")
     options.add_argument("--ways", default=",".join(WAYS), help="which, separated by commas")
     options.add_argument("--points", type=int, default=2048, help="held-out points for each reference")
     options.add_argument("--out", type=Path, help="keep the runs and the curve here (default: nothing is kept)")
@@ -67,6 +69,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = arguments.seconds if arguments.seconds is not None else 900.0
     if not seconds > 0 or arguments.points < 1:
         raise InputError(f"--seconds is {seconds} and --points is {arguments.points}; expected positive numbers")
+    if arguments.batch < 1:
+        raise InputError(f"--batch is {arguments.batch}; expected at least 1")
     out = arguments.out or Path(tempfile.mkdtemp(prefix="nano-starts-"))
     try:
         found = {name: train(name, seconds, arguments, out) for name in names}
@@ -127,6 +131,7 @@ def first_stage(name: str, arguments: argparse.Namespace, out: Path) -> Recipe:
     recipe = load_recipe(RECIPE, WAYS[name])
     recipe.name, recipe.stages, recipe.eval_every = f"nano-starts-{name}", recipe.stages[:1], 0
     recipe.log_every = 1 if arguments.quick else recipe.log_every
+    recipe.stages[0].batch = arguments.batch
     if arguments.quick:
         for folder, seed in (("train", 0), ("val", 7)):
             if not (out / folder).exists():

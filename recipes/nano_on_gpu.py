@@ -2,10 +2,11 @@
 
     PYTHONPATH=src python recipes/nano_on_gpu.py OUT --minutes 11
 
-Renders the recipes' rooms on all cores (benchmarks/throughput.py has the GPU meanwhile), measures how fast two trainings run beside each other, chooses the steps that
-fit the minutes, and runs, two at a time: recipes/nano.yaml, benchmarks/dense_control.py, recipes/nano-joint.yaml, and
-for each task a run of the joint recipe with that task alone and as many of its questions as the joint run asks. What
-was run stands in the run folders' recipe.yaml; OUT/plan.json holds the rates and steps.
+Renders the recipes' rooms on all cores (benchmarks/throughput.py has the GPU meanwhile), measures how fast two
+trainings run beside each other, shortens the recipes alike to what fits the minutes, and runs, two at a time:
+recipes/nano.yaml, benchmarks/dense_control.py, recipes/nano-joint.yaml, and for each task a run of the joint recipe's
+last stage with that task alone and as many of its questions as the joint run asks. What was run stands in the run
+folders' recipe.yaml; OUT/plan.json holds the rates.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import torch
 
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 from depthlm.models.loading import load_model, save_model
-from depthlm.training.recipe import Recipe, load_recipe
+from depthlm.training.recipe import Recipe, Stage, load_recipe
 from depthlm.training.run import open_source, run_recipe
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +34,6 @@ NANO, JOINT = HERE / "nano.yaml", HERE / "nano-joint.yaml"
 CONTROL = HERE.parent / "benchmarks" / "dense_control.py"
 ALONE = "z speed time between nearer moved rotation direction angle match width height box_distance left_right".split()
 PAIRS = {"path": "out/data/nano-pairs", "synth": {"scenes": 80, "seed": 8, "views": 4, "points": 300, "pairs": True}}
-SHARES = {"teach": 0.46, "distance": 0.12, "joint": 0.30, "control": 0.46}  # of the time after rendering
 SAFETY = 0.92  # rates are measured in seconds; the runs last minutes
 START = time.monotonic()
 
@@ -63,26 +64,31 @@ def main() -> None:
     render(nano)
     if beside is not None:
         say(f"throughput: exit {beside.wait()}")
-    batch = nano.stages[0].batch
-    rates = trial(out, [*common, first], [*common, second], arguments.trial, batch)
+    rates = trial(out, [*common, first], [*common, second], arguments.trial, nano.stages[0].batch)
     left = arguments.minutes * 60 - (time.monotonic() - START)
-    rate = {"teach": rates[0], "distance": rates[0], "joint": 0.8 * rates[0], "control": rates[1]}
-    steps = {name: max(2, int(SHARES[name] * left * SAFETY * rate[name] / batch)) for name in SHARES}
-    say(f"images/s {rates}, steps {steps}")
-    (out / "plan.json").write_text(json.dumps({"images_per_s": rates, "steps": steps, "left_s": left}))
-    shares = joint.stages[0].tasks
-    single = {task: max(2, round(steps["joint"] * shares[task] / sum(shares.values()))) for task in ALONE}
+    # Two pictures and longer questions make the joint stages slower by about a fifth.
+    longest = images(nano.stages[:1]) / rates[0] + images(joint.stages) / (0.8 * rates[0])
+    share = min(1.0, left * SAFETY / longest)
+    say(f"images/s {rates}: {share:.0%} of the recipes' steps")
+    (out / "plan.json").write_text(json.dumps({"images_per_s": rates, "share": share, "left_s": left}))
+    weights = joint.stages[-1].tasks
+    single = {
+        task: max(
+            2, round(images(joint.stages) * share * weights[task] / sum(weights.values()) / joint.stages[-1].batch)
+        )
+        for task in ALONE
+    }
     base = f"model={out}/nano/teach/model"
 
     def one() -> None:
-        train("nano", NANO, [*common, first, f"stages.0.steps={steps['teach']}", f"stages.1.steps={steps['distance']}"])
+        train("nano", NANO, [*common, first, *shortened(nano, share)])
         call("alone", [__file__, "--alone", str(out), json.dumps(single), *common, first, base])
 
     def two() -> None:
-        control(out, [*common, second], steps["control"] * batch)
+        control(out, [*common, second], round(images(nano.stages) * share))
         while not (out / "nano" / "teach" / "model").exists() and streams[0].is_alive():
             time.sleep(0.5)
-        train("joint", JOINT, [*common, second, base, f"stages.0.steps={steps['joint']}"])
+        train("joint", JOINT, [*common, second, base, *shortened(joint, share)])
 
     def train(name: str, recipe: Path, changes: list[str]) -> None:
         call(name, ["-m", "depthlm", "train", str(recipe), *changes, "--out", str(out / name)])
@@ -100,6 +106,16 @@ def main() -> None:
         say(" | ".join(f"{log.stem}: {(log.read_text().splitlines() or [''])[-1][:100]}" for log in out.glob("*.log")))
     score_alone(out)
     say("done")
+
+
+def images(stages: list[Stage]) -> int:
+    """How many the stages see."""
+    return sum(stage.steps * stage.batch for stage in stages)
+
+
+def shortened(recipe: Recipe, share: float) -> list[str]:
+    """The changes that cut every stage of the recipe to that share of its steps."""
+    return [f"stages.{k}.steps={max(2, round(stage.steps * share))}" for k, stage in enumerate(recipe.stages)]
 
 
 def call_throughput(out: Path) -> subprocess.Popen[bytes]:
@@ -148,7 +164,8 @@ def control(out: Path, changes: list[str], images: int) -> float:
 def train_alone(out: Path, single: dict[str, int], changes: list[str]) -> None:
     """The joint recipe with one task after the other, as many of its questions as the joint run asks."""
     for task, steps in single.items():
-        recipe = load_recipe(JOINT, [*changes, f"stages.0.steps={steps}", f"stages.0.tasks={{{task}: 1}}"])
+        recipe = load_recipe(JOINT, changes)
+        recipe.stages = [replace(recipe.stages[-1], steps=steps, tasks={task: 1.0})]
         run_recipe(recipe, out / f"alone-{task}", report=say)
 
 

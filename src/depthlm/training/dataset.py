@@ -127,10 +127,12 @@ class TrainingRows(Dataset[Row]):
     def view_and_cells(self, index: int) -> tuple[View, NDArray[np.float64]]:
         """The view that the row of this index shows, unmarked, and `cell_metres` of it: for teaching without words.
 
+        Of a row about two pictures, a view of the first as if it stood alone.
         Raises InputError past `max_bad` unreadable samples.
         """
 
         def make(samples: Samples, row: int, rng: np.random.Generator) -> tuple[View, NDArray[np.float64]]:
+            self._draws_pair(rng)  # the row's own draw, so that what is drawn next is the row's too
             view = self._draw_view(samples[row], rng)[1]
             return view, self.cell_metres(view)
 
@@ -173,12 +175,15 @@ class TrainingRows(Dataset[Row]):
         points.
         """
         sample = samples[row]
-        if self.pairs and (rng.random() < self.pair_share or not self.singles):
+        if self._draws_pair(rng):
             partner = find_partner(samples, row, self.seed)
             made = None if partner is None else self._build_pair(sample, samples[partner], rng)
             if made is not None or not self.singles:
                 return made
         return self._build_single(sample, rng)
+
+    def _draws_pair(self, rng: np.random.Generator) -> bool:
+        return bool(self.pairs) and (rng.random() < self.pair_share or not self.singles)
 
     def _build_single(self, sample: Sample, rng: np.random.Generator) -> Row:
         reference, view = self._draw_view(sample, rng)
