@@ -94,10 +94,11 @@ def train_tokenizer(prompts: Sequence[str], special: Sequence[str]) -> PreTraine
 
 
 def questions(name: str, count: int, width: int, height: int) -> list[Question]:
-    """Distance questions by text about `count` points of a view, with made-up answers."""
+    """Distance questions by text (of a prompt without words for that, by arrow) about `count` points of a view."""
     prompt, rng = get_prompt(name), np.random.default_rng(1)
     camera = Camera.from_focal(600.0, width, height)
     reference = get_reference("text", 100 if name == "nano" else 2000)
+    reference = reference if prompt.supports(reference) else get_reference("arrow")
     made = []
     for u, v, metres in rng.uniform((0, 0, 0.3), (width - 1, height - 1, 20), (count, 3)):
         made.append(Question(prompt.question(reference, (u, v), camera), prompt.format_answer(metres), metres))

@@ -49,7 +49,7 @@ def test_logits_equal_those_of_whole_conversations(loaded):
     first, rows = conversations(loaded)
     length = common_length(rows)
     assert first.mm_token_type_ids[:length].sum() == first.mm_token_type_ids.sum() or not loaded.processor.family.mrope
-    reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope)
+    reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope, batch_mem=64)
     prefix = reader.read(first, length)
     own = max(len(row) for row in rows) - length
     ids = torch.zeros(len(rows), own, dtype=torch.long)
@@ -152,11 +152,13 @@ def test_a_repetition_penalty_is_applied_as_generate_does(loaded, monkeypatch):
 
 def test_the_memory_budget_bounds_a_chunk(loaded):
     first, rows = conversations(loaded)
-    reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope, score_bytes=1 << 16)
+    reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope, batch_mem=4)
     prefix = reader.read(first, common_length(rows))
-    heads, vocabulary = reader.text_config.num_attention_heads, reader.text_config.vocab_size
-    assert reader.chunk(prefix, 7) == (1 << 16) // (4 * max(heads * prefix.length * 7, vocabulary))
-    assert PrefixReader(loaded.model, mrope=False, score_bytes=1).chunk(prefix, 7) == 1
+    some, more = reader.chunk(prefix, 7), reader.chunk(prefix, 14)
+    assert some > more > 1, "longer questions, fewer of them"
+    reader.batch_mem = 8
+    assert reader.chunk(prefix, 7) in (2 * some, 2 * some + 1)
+    assert PrefixReader(loaded.model, mrope=False, batch_mem=1e-6).chunk(prefix, 7) == 1
 
 
 @pytest.mark.parametrize(

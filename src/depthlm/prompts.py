@@ -32,6 +32,10 @@ _RELEASED_ANSWER = (
 )
 
 
+_DECIMALS = 2  # of numbers in metres and the like
+_SIGNIFICANT = 2  # digits, where numbers are even in ratio
+
+
 def significant(value: float, digits: int) -> str:
     """A positive number with that many significant digits, never in exponent form: 0.471 -> "0.47", 12.3 -> "12"."""
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: 0.996 counts as 1.0
@@ -139,9 +143,9 @@ class Prompt:
     def number(self, value: float) -> str:
         """A positive number as this prompt's answers write it."""
         if self.per_decade is None:
-            return f"{value:.2f}"
+            return f"{value:.{_DECIMALS}f}"
         step = round(math.log10(value) * self.per_decade)
-        return significant(10 ** (step / self.per_decade), 2)
+        return significant(10 ** (step / self.per_decade), _SIGNIFICANT)
 
     def size(self, value: float, decimals: int) -> str:
         """How large a number is whose sign is told apart and that may be 0: an angle, a part of a direction.
@@ -156,6 +160,12 @@ class Prompt:
         """The same with + or -; what is written as zero has a +."""
         size = self.size(value, decimals)
         return ("-" if value < 0 and float(size) else "+") + size
+
+    def complete(self, number: str) -> bool:
+        """Whether a number that is being written has all the digits that this prompt's answers give it."""
+        if self.per_decade is None:
+            return len(number.partition(".")[2]) >= _DECIMALS
+        return len(number.replace(".", "").lstrip("0")) >= _SIGNIFICANT
 
     def format_answer(self, metres: float) -> str:
         """The text a model is trained to answer with."""

@@ -244,9 +244,7 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
         for point, context in zip(points, contexts, strict=True):
             question = None if context is None else plan.task.ask(context)
             if context is not None and question is not None:
-                requests.append(
-                    engine.request(context, question.text, question.points, plan.task.answer, question.objects)
-                )
+                requests.append(engine.request(context, question.text, question.points, plan.task, question.objects))
             about = point if plan.task.images == 1 else question.points[0] if question and question.points else None
             asked.append((int(image), sample, partner, about, question))
     replies = iter(engine.ask(requests))

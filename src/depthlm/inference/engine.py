@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, NumberVocabulary, find_number, whole_step
+from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, whole_step
+from depthlm.inference.numbers import MOST_TOKENS, NumberEnds, NumberVocabulary, find_number
 from depthlm.models.card import READINGS
 from depthlm.models.processor import ThinProcessor
 from depthlm.prompts import PROMPTS
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
     from depthlm.objects import Box, LabelledObject
     from depthlm.reference import Reference
     from depthlm.sample import Sample
+    from depthlm.tasks import Task
     from depthlm.tasks.answers import AnswerKind
 
 Quantity = Literal["distance", "z"]
+BATCH_MEM = 512.0  # MiB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +47,8 @@ class Request:
     boxes: the edges (u0, v0, u1, v1) of the objects, for a question about those.
     The requests about one image share their View object (but for points that needed padding), so that an engine may
     share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
-    second: the other view of a question about two pictures; nothing is drawn on it.
+    second: the other view of a question about two pictures; nothing is drawn on it. lead: what every trained answer
+    says before its number; None where that varies.
     """
 
     view: View
@@ -53,6 +58,7 @@ class Request:
     kind: AnswerKind = METRES
     second: View | None = None
     boxes: tuple[Box, ...] = ()
+    lead: str | None = None
 
     def images(self) -> list[Image.Image]:
         """What the model sees: the view with its markers drawn, then the second one."""
@@ -99,7 +105,11 @@ class Engine:
     which number of the model's belief is the answer (card.READINGS), default what its card says; all but greedy
     cost the same few tokens, and fall back to the text where the belief is unknown.
     reference: name of the reference, default the model's preferred one. shares: whether questions about one picture
-    share its reading; the answers are the same. Raises InputError for a reference its prompt has no words for.
+    share its reading; the answers are the same. forced: where a task's answers all begin alike, that beginning is given
+    and decoding ends with the number; the number is the same wherever the model would have begun so by itself.
+    decimals: digits after the point that are decoded when forced, default as many as the prompt writes. batch_mem: MiB
+    that the questions about one picture, asked together, may take beside the picture.
+    Raises InputError for a reference its prompt has no words for.
     """
 
     def __init__(
@@ -111,9 +121,14 @@ class Engine:
         intervals: bool = True,
         read: str | None = None,
         shares: bool = True,
+        forced: bool = True,
+        decimals: int | None = None,
+        batch_mem: float = BATCH_MEM,
     ) -> None:
         if batch < 1:
             raise InputError(f"batch is {batch}; expected at least 1")
+        if decimals is not None and decimals < 0:
+            raise InputError(f"--decimals is {decimals}; expected 0 or more")
         self.read = read or loaded.card.read
         if self.read not in READINGS:
             raise InputError(f"--read is {self.read!r}; expected one of {', '.join(READINGS)}")
@@ -131,7 +146,9 @@ class Engine:
         self.text = Text(coordinate_range=card.coordinate_range, rounding=card.rounding, half_pixel=card.half_pixel)
         self.view_config = loaded.view_config
         self.shares = shares and isinstance(getattr(loaded, "processor", None), ThinProcessor)
-        self._vocabulary: NumberVocabulary | None = None
+        if not batch_mem > 0:
+            raise InputError(f"--batch-mem is {batch_mem}; expected a positive number of MiB")
+        self.forced, self.decimals, self.batch_mem = forced, decimals, batch_mem
 
     # --- from points to questions -----------------------------------------------------------------------------------
 
@@ -146,7 +163,7 @@ class Engine:
         made = []
         for row, view in enumerate(self.views(image, camera, uv)):
             context, subject = self.context(view, row), Subject((row,))
-            made.append(self.request(context, task.question(context, subject), subject.points, task.answer))
+            made.append(self.request(context, task.question(context, subject), subject.points, task))
         return made
 
     def views(
@@ -199,12 +216,13 @@ class Engine:
         )  # fmt: skip
 
     def request(
-        self, context: Context, question: str, points: Sequence[int], kind: AnswerKind, objects: Sequence[int] = ()
+        self, context: Context, question: str, points: Sequence[int], task: Task, objects: Sequence[int] = ()
     ) -> Request:
-        """The question about these points, or these objects, of the context's view, or about its two views."""
+        """A task's question about these points, or these objects, of the context's view, or about its two views."""
         second = None if context.second is None else context.second.view
         boxes = tuple(context.view.objects[row].box for row in objects)
-        return Request(context.view, context.view.uv[list(points)], question, self.reference, kind, second, boxes)
+        uv, lead = context.view.uv[list(points)], task.lead(context) if self.forced else None
+        return Request(context.view, uv, question, self.reference, task.answer, second, boxes, lead)
 
     # --- from questions to answers ----------------------------------------------------------------------------------
 
@@ -215,12 +233,12 @@ class Engine:
         the model whole, `batch` at a time.
         """
         answers: list[Answer] = []
-        for same, group in groupby(requests, key=self._shown):
+        for (picture, _), group in groupby(requests, key=self._alike):
             asked = list(group)
-            size = len(asked) if same is not None and len(asked) > 1 else self.batch
+            size = len(asked) if picture is not None and len(asked) > 1 else self.batch
             for start in range(0, len(asked), size):
                 part = asked[start : start + size]
-                shared = self._ask_shared(part) if same is not None and len(part) > 1 else None
+                shared = self._ask_shared(part) if picture is not None and len(part) > 1 else None
                 answers += self._ask_batch(part) if shared is None else shared
                 if progress is not None:
                     progress(len(part))
@@ -260,10 +278,23 @@ class Engine:
             text=[reply.text for reply in replies],
         )
 
-    def _shown(self, request: Request) -> int | None:
-        """What stands for the picture that a request shows, or None where it shows a picture of its own."""
-        alone = request.second is not None or request.reference.kind != "text"
-        return id(request.view) if self.shares and not alone else None
+    def _alike(self, request: Request) -> tuple[int | None, str | None]:
+        """What neighbours that are asked together have in common: the picture (None: it shows one of its own), and what
+        their answers begin with.
+        """
+        alone = request.second is not None or request.reference.kind != "text" or not self.shares
+        return None if alone else id(request.view), request.lead
+
+    @cached_property
+    def vocabulary(self) -> NumberVocabulary:
+        """The tokens that write numbers."""
+        return NumberVocabulary(self.loaded.processor.tokenizer)
+
+    def _complete(self, number: str) -> bool:
+        """Whether a number has all the digits that are decoded."""
+        _, point, digits = number.partition(".")
+        enough = bool(point) and self.decimals is not None and len(digits) >= self.decimals
+        return enough or self.prompt.complete(number)
 
     def _ask_shared(self, requests: Sequence[Request]) -> list[Answer] | None:
         """Requests that show one picture; None when their texts differ before the picture is complete."""
@@ -272,11 +303,15 @@ class Engine:
         model, processor = self.loaded.model, self.loaded.processor
         assert isinstance(processor, ThinProcessor), "others share nothing"
         first = processor.encode(requests[0].images(), requests[0].question, None, self.prompt.system)
-        rows = [processor.encode_ids(first.images, request.question, self.prompt.system) for request in requests]
+        lead = requests[0].lead
+        given = [] if lead is None else processor.lead_tokens(lead, self.prompt.system)
+        rows = [
+            processor.encode_ids(first.images, request.question, self.prompt.system) + given for request in requests
+        ]
         length = common_length(rows)
         if processor.image_token_id in rows[0][length:]:
             return None
-        reader = PrefixReader(model, mrope=processor.family.mrope)
+        reader = PrefixReader(model, mrope=processor.family.mrope, batch_mem=self.batch_mem)
         prefix = reader.read(first, length)
         own = [row[length:] for row in rows]
         ends = model.generation_config.eos_token_id
@@ -285,7 +320,11 @@ class Engine:
         size = reader.chunk(prefix, max(map(len, own)))
         for start in range(0, len(own), size):
             part = own[start : start + size]
-            decoded = reader.decode(prefix, part, pad=processor.pad_id, ends=ends, most=self.loaded.card.max_new_tokens)
+            decoded = reader.decode(
+                prefix, part, pad=processor.pad_id, ends=ends,
+                most=self.loaded.card.max_new_tokens if lead is None else MOST_TOKENS,
+                number=None if lead is None else (self.vocabulary, self._complete),
+            )  # fmt: skip
             answers += self._read(
                 requests[start : start + size], decoded.sequences, decoded.mask, decoded.cache,
                 lambda tokens, mask, cache, repeats: reader.step(prefix, tokens, mask, cache),
@@ -297,17 +336,24 @@ class Engine:
         import torch
 
         model, processor = self.loaded.model, self.loaded.processor
-        encoded = [processor.encode(r.images(), r.question, None, self.prompt.system) for r in requests]
+        lead = requests[0].lead
+        encoded = [
+            processor.encode(r.images(), r.question, None, self.prompt.system, prefill=lead or "") for r in requests
+        ]
         inputs = processor.collate(encoded, pad="left")
         inputs.pop("labels", None)
         inputs = {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
+        limits: dict[str, Any] = {"max_new_tokens": self.loaded.card.max_new_tokens}
+        if lead is not None:
+            ends = NumberEnds(self.vocabulary, inputs["input_ids"].shape[1], self._complete)
+            limits = {"max_new_tokens": MOST_TOKENS, "stopping_criteria": [ends]}
         with torch.inference_mode():
             output = model.generate(
                 **inputs,
-                max_new_tokens=self.loaded.card.max_new_tokens,
+                **limits,
                 do_sample=False,
                 num_beams=1,
                 return_dict_in_generate=True,
@@ -324,18 +370,19 @@ class Engine:
 
         tokenizer = self.loaded.processor.tokenizer
         ids: list[list[int]] = sequences[:, prompt_mask.shape[1] :].tolist()
-        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+        lead = requests[0].lead
+        if lead is not None:  # what follows the number is no part of the answer
+            ids = [row[: self.vocabulary.number(row, self._complete)[0] or len(row)] for row in ids]
+        texts = [(lead or "") + tokenizer.decode(row, skip_special_tokens=True) for row in ids]
         readings = [r.kind.locate(text) for r, text in zip(requests, texts, strict=True)]
         leaves: list[list[Any]] = [[] for _ in readings]
         if self.intervals or self.read != "greedy":
-            if self._vocabulary is None:
-                self._vocabulary = NumberVocabulary(tokenizer)
             starts = [
-                None if reading is None else find_number(tokenizer, row, reading.literal, self._vocabulary)
+                None if reading is None else find_number(tokenizer, row, reading.literal, self.vocabulary)
                 for row, reading in zip(ids, readings, strict=True)
             ]
             with torch.inference_mode():
-                leaves = NumberBeam(step, self._vocabulary).leaves(sequences, prompt_mask, cache, starts)
+                leaves = NumberBeam(step, self.vocabulary).leaves(sequences, prompt_mask, cache, starts)
         answers = []
         for request, text, reading, row in zip(requests, texts, readings, leaves, strict=True):
             if reading is None or not row:

@@ -8,7 +8,6 @@ the truths lie between the 16 % and 84 % quantiles.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from depthlm.inference.numbers import NumberVocabulary
+
 DELTA1 = 1.25  # the ratio that delta1 allows
 QUANTILES = (0.16, 0.84)  # one standard deviation either side of the median, were it a normal distribution
 _STEPS = 8  # point masses that stand for the uniform spread of digits that were not followed
-
-_FIRST = re.compile(r"[ \u2581\u0120]?(\d+\.?\d*|\.\d+)")  # with the space marks of SentencePiece and byte-level BPE
-_NEXT = re.compile(r"\d*\.?\d*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +85,6 @@ class Belief:
     def read(self, how: str) -> float:
         """median, mean or best."""
         return {"median": lambda: self.quantile(0.5), "mean": self.mean, "best": self.best}[how]()
-
-
-class NumberVocabulary:
-    """Which tokens of a tokenizer write numbers; found by their strings, so any tokenizer will do."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        first, following = {}, {}
-        for token, index in tokenizer.get_vocab().items():
-            if match := _FIRST.fullmatch(token):
-                first[index] = match[1]
-            if token and _NEXT.fullmatch(token):
-                following[index] = token
-        self.first: dict[int, str] = dict(sorted(first.items()))
-        self.following: dict[int, str] = dict(sorted(following.items()))
-        self.first_ids: NDArray[np.int64] = np.fromiter(self.first, np.int64, len(self.first))
-        self.following_ids: NDArray[np.int64] = np.fromiter(self.following, np.int64, len(self.following))
-
-
-def find_number(tokenizer: Any, ids: list[int], literal: str, vocabulary: NumberVocabulary) -> int | None:
-    """Index of the token that begins the first occurrence of the number `literal` in the decoded ids, or None."""
-    lengths = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids) + 1)]
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    match = re.search(r"(?<![\d.])" + re.escape(literal) + r"(?!\d)", text)
-    if match is None:
-        return None
-    start = next((i for i in range(len(ids)) if lengths[i + 1] > match.start()), None)
-    if start is None or not literal.startswith(vocabulary.first.get(ids[start], "?")):
-        return None
-    return start
 
 
 def whole_step(model: Any) -> Callable[[torch.Tensor, torch.Tensor, Any, int], torch.Tensor]:

@@ -170,7 +170,7 @@ def _question(
     for group, view in zip(groups, engine.views(image, camera, uv, groups=groups), strict=True):
         context = engine.context(view, group[0] if group else 0, second=other)
         question = task.question(context, Subject(group, given))
-        requests.append(engine.request(context, question, group, task.answer))
+        requests.append(engine.request(context, question, group, task))
     return [
         {
             "points": [[float(u), float(v)] for u, v in asked[list(group)]],

@@ -19,13 +19,15 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 from transformers.generation import RepetitionPenaltyLogitsProcessor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from depthlm.inference.numbers import MOST_TOKENS, NumberEnds
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from depthlm.inference.numbers import NumberVocabulary
     from depthlm.models.chat import Encoded
 
 ATTENTION = "depthlm_shared_prefix"
-SCORE_BYTES = 256 << 20  # of the scores of one layer over the shared part: what bounds the questions in one chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +77,10 @@ def common_length(rows: Sequence[Sequence[int]]) -> int:
 
 
 class PrefixReader:
-    """Asks one model questions that share a beginning. score_bytes: memory for attention scores over it."""
+    """Asks one model questions that share a beginning. batch_mem: MiB that those of one chunk may take beside it."""
 
-    def __init__(self, model: Any, *, mrope: bool, score_bytes: int = SCORE_BYTES) -> None:
-        self.model, self.mrope, self.score_bytes = model, mrope, score_bytes
+    def __init__(self, model: Any, *, mrope: bool, batch_mem: float) -> None:
+        self.model, self.mrope, self.batch_mem = model, mrope, batch_mem
         self.text_config = model.config.get_text_config()
 
     @torch.inference_mode()
@@ -103,15 +105,35 @@ class PrefixReader:
         return SharedPrefix(ids.to(device), keys, values, length + delta)
 
     def chunk(self, prefix: SharedPrefix, tokens: int) -> int:
-        """Questions of so many own tokens whose scores over the prefix, and logits, fit the budget; at least one."""
-        scores = self.text_config.num_attention_heads * prefix.length * tokens
-        return max(1, self.score_bytes // (4 * max(scores, self.text_config.vocab_size)))
+        """Questions of so many own tokens that fit the budget; at least one.
+
+        Counted for each: attention scores of one layer among its own tokens (float32, twice: before and after the
+        exponential; over the shared part they are never written down), its keys and values in all layers, the
+        activations of one layer, and its logits.
+        """
+        config, size = self.text_config, self.model.dtype.itemsize
+        heads = config.num_attention_heads
+        groups, width = prefix.keys[0].shape[0], prefix.keys[0].shape[2]
+        scores = 2 * 4 * heads * tokens * tokens
+        own = 2 * len(prefix.keys) * groups * width * (tokens + MOST_TOKENS) * size
+        activations = tokens * (6 * config.hidden_size + 3 * config.intermediate_size + 4 * heads * width) * size
+        return max(1, int(self.batch_mem * 2**20 / (scores + own + activations + 3 * 4 * config.vocab_size)))
 
     @torch.inference_mode()
     def decode(
-        self, prefix: SharedPrefix, rows: Sequence[Sequence[int]], *, pad: int, ends: Sequence[int], most: int
+        self,
+        prefix: SharedPrefix,
+        rows: Sequence[Sequence[int]],
+        *,
+        pad: int,
+        ends: Sequence[int],
+        most: int,
+        number: tuple[NumberVocabulary, Callable[[str], bool]] | None = None,
     ) -> Decoded:
-        """Continue each row of own token ids greedily until an end token, at most `most` tokens."""
+        """Continue each row of own token ids greedily until an end token, at most `most` tokens.
+
+        number: the answers are numbers and end with them: their vocabulary, and when they have all their digits.
+        """
         device = self.model.device
         length = max(len(row) for row in rows)
         ids = torch.full((len(rows), length), pad, dtype=torch.long)
@@ -123,11 +145,14 @@ class PrefixReader:
         cache, seen, fed = DynamicCache(config=self.text_config), mask, sequences
         finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
         stop = torch.tensor(list(ends), device=device)
+        written = None if number is None else NumberEnds(number[0], length, number[1])
         for _ in range(most):
             logits = self._penalise(self.step(prefix, fed, seen, cache), prefix, sequences, mask)
             token = logits.argmax(dim=-1).masked_fill(finished, pad)
             finished |= torch.isin(token, stop)
             sequences = torch.cat([sequences, token[:, None]], dim=1)
+            if written is not None:
+                finished |= written(sequences, logits)
             if finished.all():
                 break
             fed, seen = token[:, None], torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
@@ -207,7 +232,7 @@ def _shared_attention(
     query = query.reshape(rows, groups, heads // groups * length, width) * scaling  # [N, G, hL, D]
     shared_key, shared_value = prefix.keys[module.layer_idx], prefix.values[module.layer_idx]  # [G, P, D]
     flat = query.transpose(0, 1).reshape(groups, -1, width)  # [G, N h L, D]
-    over_shared, mass_shared = _attend(flat, shared_key, shared_value, None)
+    over_shared, mass_shared = _attend_to_all(flat, shared_key, shared_value)
     over_shared = over_shared.reshape(groups, rows, -1, width).transpose(0, 1)
     mass_shared = mass_shared.reshape(groups, rows, -1).transpose(0, 1)
     mask = attention_mask.expand(rows, heads // groups, length, -1).reshape(rows, 1, -1, key.shape[2])
@@ -216,6 +241,21 @@ def _shared_attention(
     merged = over_shared * share + over_own * (1 - share)  # [N, G, hL, D]
     merged = merged.reshape(rows, heads, length, width).transpose(1, 2)
     return merged.contiguous(), None
+
+
+def _attend_to_all(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_attend` without a mask, [G, M, D] over [G, P, D], by torch's fused kernels: no scores are written down."""
+    if query.device.type == "cpu":
+        out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query[None], key[None], value[None], 0.0, False, scale=1.0
+        )
+        return out[0], mass[0].float()
+    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+        out, mass, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query[None], key[None], value[None], 0.0, False, False, scale=1.0
+        )
+        return out[0], mass[0, :, : query.shape[1]]
+    return _attend(query, key, value, None)
 
 
 def _attend(

@@ -106,12 +106,18 @@ class ChatProcessor:
         return between + question + after
 
     def answer_tokens(self, answer: str | None, prefill: str, system: str | None) -> tuple[list[int], list[int]]:
-        """(ids, labels) after the question: answer and end token to train, or a given start of the answer."""
+        """(ids, labels) after the question: answer and end token to train, or a given start of a numeric answer."""
         if answer is not None:
             ids = [*self.tokenize(self.render_answer(answer, system)), self.end_id]
             return ids, ids
-        ids = self.tokenize(self.render_answer(prefill, system)) if prefill else []
+        ids = self.lead_tokens(prefill, system) if prefill else []
         return ids, [IGNORE] * len(ids)
+
+    def lead_tokens(self, lead: str, system: str | None = None) -> list[int]:
+        """Tokens of the start of an answer that a number follows: what answers with different numbers share."""
+        first, *others = (self.tokenize(self.render_answer(lead + n, system)) for n in ("0.5", "1.1", "22", "9.9"))
+        same = next((i for i, ids in enumerate(zip(first, *others, strict=False)) if len(set(ids)) > 1), len(first))
+        return first[:same]
 
     def collate(self, batch: Sequence[Encoded], pad: Literal["left", "right"] = "right") -> dict[str, torch.Tensor]:
         """Conversations -> model inputs: pad right to train, left to generate. [B, L] text, images concatenated."""

@@ -11,6 +11,7 @@ import numpy as np
 from depthlm.covisibility import Sight, sight
 from depthlm.errors import InputError
 from depthlm.motion import relative_pose
+from depthlm.tasks.answers import Number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -199,6 +200,11 @@ class Task(ABC):
             given=None if subject.given is None else f"{subject.given:.1f}",
             **self.fields(context, subject),
         )
+
+    def lead(self, context: Context) -> str | None:
+        """What every reply says before its number; None where that varies, or the answer is no single number."""
+        before, _, _ = str(self._in_language(context, self.replies)).partition("{value}")
+        return before if isinstance(self.answer, Number) and "{" not in before else None
 
     def fields(self, context: Context, subject: Subject) -> dict[str, str]:
         """What else the reply says on the way to its value."""

@@ -26,6 +26,10 @@ class Distance(Task):
         uv = context.view.uv[subject.points[0]]
         return context.prompt.question(context.reference, uv, context.view.camera, context.mark)
 
+    def lead(self, context: Context) -> str:
+        """The constant beginning of the prompt's answer."""
+        return context.prompt.answer_prefix
+
     def reply(self, context: Context, subject: Subject, truth: float) -> str:
         """The prompt's answer."""
         return context.prompt.format_answer(truth)
