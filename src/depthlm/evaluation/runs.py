@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.evaluation.measure import Points
+from depthlm.evaluation.measure import Points, measure_points
 from depthlm.tasks.numbers import answer_part, read_answer
 
 if TYPE_CHECKING:
@@ -110,7 +110,20 @@ def to_points(table: list[dict[str, Any]], quantity: str) -> tuple[Points | None
     ), notes
 
 
-def states_a_number(text: str | None) -> bool:
+def measure_run(table: list[dict[str, Any]], task: str, *, seed: int = 0) -> dict[str, Any] | None:
+    """Every figure of asked rows (measure.measure_points), or None for a task whose answers are not depths.
+
+    n_out_of_range also counts answers that hold a number which is no possible length; left_out: rows without a truth.
+    """
+    points, left_out = to_points(table, task) if task in METRIC_TASKS else (None, [])
+    if points is None:
+        return None
+    found = measure_points(points, seed=seed)
+    stated = sum(row["value"] is None and _states_a_number(row.get("text")) for row in table)
+    return found | {"n_out_of_range": found["n_out_of_range"] + stated, "left_out": left_out}
+
+
+def _states_a_number(text: str | None) -> bool:
     """Whether an answer that could not be read holds a number all the same: one that is no possible length."""
     return text is not None and any(c.isdigit() for c in answer_part(text))
 
