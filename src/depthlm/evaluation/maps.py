@@ -141,7 +141,8 @@ def _measure_case(case: DenseCase) -> tuple[dict[str, Any], dict[str, NDArray[np
     }
     near = edge_band(g)[valid].astype(np.int64)
     angle = incidence_deg(g, case.camera)[valid]
-    third = np.where(np.isfinite(angle), np.minimum(angle // 30, 2), -1).astype(np.int64)
+    known = np.isfinite(angle) & (near == 0)  # across an edge there is no surface
+    third = np.where(known, np.minimum(angle // 30, 2), -1).astype(np.int64)
     image = np.zeros(len(near), dtype=np.int64)
     parts = [
         ImageSums.of(columns(p[valid], g[valid]), image, 1, group, size).values

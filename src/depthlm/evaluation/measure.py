@@ -135,9 +135,12 @@ def _groups(
     sums = ImageSums.of(columns(points.predicted, points.truth), image, images, group, groups)
     found = figures(sums, {name: FORMULAS[name] for name in GROUP_METRICS}, **draw)
     counts = sums.values["n"]
+    shown = (counts > 0).sum(axis=0)
+    for name in GROUP_METRICS:
+        for k in np.flatnonzero(shown < 2):  # draws of the other images say nothing about this group
+            found[name][k]["ci"] = [None, None]
     return [
-        {"n": int(counts[:, k].sum()), "images": int((counts[:, k] > 0).sum())}
-        | {name: found[name][k] for name in GROUP_METRICS}
+        {"n": int(counts[:, k].sum()), "images": int(shown[k])} | {name: found[name][k] for name in GROUP_METRICS}
         for k in range(groups)
     ]
 
