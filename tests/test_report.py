@@ -52,7 +52,12 @@ def make_run(
         "label": "z", "points": len(rows), "seed": 0, "model": folder.name, "data": "rooms", "reference": "text",
         "read": "greedy", "asked": "z", "answers": "z", "n_skipped": 0, "trained": True,
     } | summary  # fmt: skip
-    config = {"model": folder.name, "weights": "abc123", "samples": "def456", "card": {"focal": 500.0, "prompt": "nano"}}
+    config = {
+        "model": folder.name,
+        "weights": "abc123",
+        "samples": "def456",
+        "card": {"focal": 500.0, "prompt": "nano"},
+    }
     (folder / "summary.json").write_text(json.dumps(facts))
     (folder / "config.json").write_text(json.dumps(config))
     pq.write_table(pa.Table.from_pylist(rows), folder / "points.parquet")
