@@ -93,9 +93,9 @@ def monotone(truth: np.ndarray) -> None:
     maps = [blurred(truth, sigma) for sigma in BLURS]
     flying = [flying_rate(z, truth) for z in maps]
     sharp = [boundary_f1(z, truth)["f1"] for z in maps]
-    assert 0 < flying[0]
+    assert flying[0] > 0
     assert flying == sorted(flying), flying
-    assert 1 > sharp[0]
+    assert sharp[0] < 1
     assert sharp == sorted(sharp, reverse=True), sharp
 
 

@@ -38,7 +38,8 @@ def make_run(
                 "image": number, "partner": None, "frame": sample.frame, "u": float(sample.uv[k, 0]),
                 "v": float(sample.uv[k, 1]), "z": z, "distance": distance,
                 "surface": sample.surface[k] if sample.surface else None, "question": "How far?",
-                "truth": json.dumps(z), "text": f"<answer>{value}</answer>", "answer": json.dumps(value), "value": value,
+                "truth": json.dumps(z), "text": f"<answer>{value}</answer>", "answer": json.dumps(value),
+                "value": value,
                 "low": value * 0.9, "high": value * 1.1,
                 "score": float(max(value / z, z / value) < 1.25) if value > 0 else 0.0,
             })  # fmt: skip
