@@ -68,11 +68,11 @@ def boundary_f1(predicted: ArrayLike, truth: ArrayLike) -> dict[str, float] | No
     recall = (both[kept]) / true[kept]
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    weight = CONTOUR_RATIOS[kept] / CONTOUR_RATIOS[kept].sum()
+    weight = CONTOUR_RATIOS[kept]
     return {
-        "f1": float(weight @ f1),
-        "precision": float(weight @ precision),
-        "recall": float(weight @ recall),
+        "f1": float((weight * f1).sum() / weight.sum()),
+        "precision": float((weight * precision).sum() / weight.sum()),
+        "recall": float((weight * recall).sum() / weight.sum()),
     }
 
 
