@@ -225,3 +225,21 @@ def test_packing(script, capsys):
     assert all(result["checks"].values())
     assert set(result["questions_per_s"]["vlm3"]["2"]) == {"shared", "turns", "unpacked"}
     assert script("packing").main(["--quick", "--counts", "two"]) == 2
+
+
+def test_metrics(script, capsys, tmp_path):
+    arguments = ["--json", "--quick", "--points", "20000", "--draws", "50", "--samples", str(tmp_path)]
+    status = script("metrics").main(arguments)
+    result = read(capsys)
+    assert status == 0, result["checks"]
+    assert result["headline"]["faster_than_plain_loop"] > 1
+    assert result["blur"]["corridor_04"] == "no sample"
+
+
+def test_metrics_that_differ_from_the_loop_fail(script, capsys, monkeypatch, tmp_path):
+    metrics = script("metrics")
+    honest = metrics.plain_figures
+    monkeypatch.setattr(metrics, "plain_figures", lambda p, g: honest(p, g) | {"rmse": honest(p, g)["rmse"] * 1.001})
+    arguments = ["--json", "--quick", "--points", "20000", "--draws", "10", "--samples", str(tmp_path)]
+    assert metrics.main(arguments) == 1
+    assert read(capsys)["checks"]["equal_to_plain_loop"] is False

@@ -63,7 +63,7 @@ def test_lazy_names() -> None:
 # --- commands -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["demo", "synth", "inspect", "train", "eval", "predict"])
+@pytest.mark.parametrize("command", ["demo", "synth", "inspect", "train", "eval", "compare", "predict"])
 def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     status, out, err = run(capsys, command, "--help")
     assert (status, err) == (0, "")

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from depthlm import pictures as draw
 from depthlm.camera import Camera
 from depthlm.demo import DemoConfig, format_table, run_demo
-from depthlm.demo import pictures as draw
 from depthlm.errors import InputError
 from depthlm.metrics import best_constant, is_correct
 from tiny import build_tiny

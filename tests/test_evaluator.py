@@ -131,7 +131,7 @@ def test_files(loaded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert {p.name for p in out.iterdir()} == {"config.json", "points.parquet", "summary.json"}
     rows = pq.read_table(out / "points.parquet").to_pylist()
     assert len(rows) == summary["n"] == 25
-    keys = "image partner frame u v z distance question truth text answer value low high score".split()
+    keys = "image partner frame u v z distance surface question truth text answer value low high score".split()
     assert list(rows[0]) == keys
     for row in rows:
         factor = CAMERA.ray_factor([row["u"], row["v"]])[0]

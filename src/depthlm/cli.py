@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -246,7 +247,7 @@ def evaluate_(
     answers: Answers = None,
     read: Read = None,
     skip_bad: SkipBad = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for points and summary; resumes from it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for points, summary and report; resumes from it.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions per forward pass.")] = 8,
     seed: Seed = 0,
     intervals: Annotated[bool, typer.Option(help="Compute the uncalibrated interval of each answer.")] = True,
@@ -262,6 +263,7 @@ def evaluate_(
             raise InputError(f"{path}: a .jsonl does not say what its depths mean; give --label z or --label distance")
     if out is not None:
         _require_writable(out)
+    started = time.monotonic()
     from depthlm.tasks import get_task
 
     is_table = task == ALL_TASKS or retention
@@ -292,6 +294,10 @@ def evaluate_(
                 model_name=model, legacy=legacy_labels, workers=os.cpu_count() or 1,
                 progress=progress,
             )  # fmt: skip
+        from depthlm.data.shards import ShardDataset
+
+        present = [run["dataset"] for run in result["runs"]]
+        _report(suite_out, [(suite_out / name, ShardDataset(suite_out / "points" / name)) for name in present], started)
         _emit(result, as_json, format_suite(result))
         return
     if legacy_labels:
@@ -308,10 +314,12 @@ def evaluate_(
         data, sets = [Path("rendered-rooms")], [list(synth_samples(**RETENTION_ROOMS))]
     loaded = _load(model, device, dtype, revision)
     runs: list[dict[str, Any]] = []
+    written: list[tuple[Path, Any]] = []
     names = _task_list(loaded, task, retention, reference)
     for number, (path, samples) in enumerate(zip(data, sets, strict=True)):
         folder = out if out is None or len(data) == 1 else out / f"{number:02d}-{path.stem}"
         for name in names:
+            run_folder = folder / name if folder is not None and is_table else folder
             config = EvaluationConfig(
                 **asked | {"task": name}, label=label if label is not None and path.suffix == ".jsonl" else "z"
             )
@@ -319,7 +327,7 @@ def evaluate_(
                 with _progress(f"{path.name} {name}") as progress:
                     run = evaluate(
                         loaded, samples, config, model_name=model, data_name=str(path), progress=progress,
-                        out=folder / name if folder is not None and is_table else folder,
+                        out=run_folder,
                     )  # fmt: skip
             except NothingToAskError as error:
                 if not is_table:
@@ -327,10 +335,30 @@ def evaluate_(
                 print(f"note: {path}: {error}", file=sys.stderr)
                 continue
             runs.append(run)
+            if run_folder is not None:
+                written.append((run_folder, samples))
     if not runs:
         raise InputError("the data holds nothing that any of the tasks can ask about")
+    if out is not None:
+        _report(out, written, started)
     text = format_tasks(runs) if is_table else "\n\n".join(format_summary(run) for run in runs)
     _emit({"runs": runs} if is_table or len(runs) > 1 else runs[0], as_json, text)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that `eval --out` wrote, at least two.")
+    ],
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Paired tests of evaluation runs on the same points: differences with intervals over pictures and p-values."""
+    from depthlm.evaluation.compare import compare_runs, format_comparison
+    from depthlm.evaluation.runs import read_run
+
+    result = compare_runs([read_run(folder) for folder in runs], seed=seed)
+    _emit(result, as_json, format_comparison(result))
 
 
 @app.command()
@@ -425,6 +453,16 @@ def _load(model: str, device: str | None, dtype: str | None, revision: str | Non
         note = "no depthlm.json: focal length, prompt and meaning of its answers are assumed; figures mean little"
         print(f"note: {model}: {note}", file=sys.stderr)
     return loaded
+
+
+def _report(out: Path, runs: list[tuple[Path, Any]], started: float) -> None:
+    """The page of finished runs (folder, data) in `out`; whoever waits is told where it is."""
+    from depthlm.evaluation.page import REPORT_HTML, Entry, write_report
+    from depthlm.evaluation.runs import read_run
+
+    entries = [Entry(run=read_run(folder), samples=samples) for folder, samples in runs]
+    write_report(out, entries, seconds=time.monotonic() - started)
+    print(f"report: {out / REPORT_HTML}", file=sys.stderr)
 
 
 def _require_writable(path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
 DELTA1_RATIO = 1.25
@@ -81,15 +83,21 @@ def bootstrap_interval(
         return None, None
     hits = np.bincount(inverse, weights=np.asarray(correct, dtype=np.float64).reshape(-1), minlength=images)
     counts = np.bincount(inverse, minlength=images).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    shares = np.empty(resamples)
-    block = max(1, 4_000_000 // images)  # bounds the [block, images] table of draws to 32 MB
-    for start in range(0, resamples, block):
-        stop = min(start + block, resamples)
-        draws = rng.multinomial(images, np.full(images, 1 / images), size=stop - start)
-        shares[start:stop] = (draws @ hits) / (draws @ counts)
-    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
+    shares = [(draws @ hits) / (draws @ counts) for draws in image_draws(images, seed=seed, resamples=resamples)]
+    low, high = np.quantile(np.concatenate(shares), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def image_draws(images: int, *, seed: int, resamples: int) -> Iterator[NDArray[np.float64]]:
+    """The draws of a bootstrap over images, in blocks [B, images]: how often each image is drawn.
+
+    The same seed gives the same draws, whatever is computed from them; blocks bound the table to 32 MB.
+    """
+    rng = np.random.default_rng(seed)
+    block = max(1, 4_000_000 // images)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        yield rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
 
 
 def _pair(prediction: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

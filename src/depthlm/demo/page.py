@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from dataclasses import dataclass
 from importlib import resources
 from string import Template
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthlm.demo.pictures import colour_depth, metres
+from depthlm.pictures import colour_depth, data_uri, metres
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,18 +78,6 @@ def render_page(summary: dict[str, Any], pictures: Pictures, talks: list[Talk]) 
         values[name] = data_uri(getattr(pictures, name))
     template = resources.files("depthlm.demo").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(values)
-
-
-def data_uri(image: Image.Image) -> str:
-    """The picture inside the address: PNG where it has few colours or pixels, JPEG otherwise."""
-    flat = image.getcolors(maxcolors=2048) is not None or image.width * image.height < 120_000
-    buffer = io.BytesIO()
-    if flat:
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=90, subsampling=0)
-    kind = "png" if flat else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _row(row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm import __version__
-from depthlm.demo import pictures as draw
+from depthlm import pictures as draw
 from depthlm.demo.page import Pictures, Talk, render_page
 from depthlm.demo.rooms import (
     FOCAL_RANGE,

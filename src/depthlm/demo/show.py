@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from depthlm.demo import pictures as draw
+from depthlm import pictures as draw
 from depthlm.demo.page import Pictures, Talk
 from depthlm.demo.rooms import SIZE, as_seen, larger, nearest_z
 from depthlm.inference.engine import Engine

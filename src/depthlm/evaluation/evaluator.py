@@ -16,6 +16,7 @@ import numpy as np
 from depthlm.covisibility import find_partner
 from depthlm.errors import InputError, NothingToAskError
 from depthlm.evaluation.points import choose_points
+from depthlm.evaluation.runs import CONFIG, POINTS, SUMMARY, measure_run
 from depthlm.inference.engine import Engine, convert, question_for
 from depthlm.metrics import absrel, bootstrap_interval, rmse
 from depthlm.tasks import get_task
@@ -37,9 +38,9 @@ PART_POINTS = 256  # what an interruption can cost
 BLOCK_IMAGES = 32  # in memory at a time
 # What only a number has, so that every summary has the same keys.
 _NUMBER_KEYS = (
-    "delta1", "delta1_ci", "absrel", "rmse", "floor_delta1", "floor_constant", "interval_coverage", "scored"
+    "delta1", "delta1_ci", "absrel", "rmse", "floor_delta1", "floor_constant", "interval_coverage", "scored", "metrics"
 )  # fmt: skip
-_CONFIG, _POINTS, _SUMMARY, _PARTS = "config.json", "points.parquet", "summary.json", "parts"
+_PARTS = "parts"
 
 
 @dataclass(kw_only=True)
@@ -121,8 +122,8 @@ def evaluate(
         "intervals": config.intervals,
     }
     folder = None if out is None else _open_folder(Path(out), settings)
-    if folder is not None and (folder / _SUMMARY).is_file() and (folder / _POINTS).is_file():
-        done: dict[str, Any] = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+    if folder is not None and (folder / SUMMARY).is_file() and (folder / POINTS).is_file():
+        done: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return done
     table: list[dict[str, Any]] = []
     for number, start in enumerate(range(0, len(chosen), PART_POINTS)):
@@ -151,8 +152,8 @@ def evaluate(
         "data": data_name,
     }
     if folder is not None:
-        _write_table(table, folder / _POINTS)
-        _write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", folder / _SUMMARY)
+        _write_table(table, folder / POINTS)
+        _write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", folder / SUMMARY)
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return summary
 
@@ -221,6 +222,7 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
         "floor_constant": floor,
         "interval_coverage": float(np.mean(covered)) if covered else None,
         "scored": config.task,
+        "metrics": measure_run(asked, config.task, seed=config.seed),
     }
 
 
@@ -276,13 +278,15 @@ def _record(
 ) -> dict[str, Any]:
     """One row of points.parquet; `question` is None where the sample or the point lacks what the task needs.
 
-    partner: row of the second picture. point: None for a question about no point, as for one that could not be asked.
+    surface: what the point shows, None where the source does not say. partner: row of the second picture.
+    point: None for a question about no point, as for one that could not be asked.
     """
     record: dict[str, Any] = {
         "image": image,
         "partner": partner,
         "frame": sample.frame,
         **(dict.fromkeys("u v z distance".split()) if point is None else _place(sample, point, plan.task)),
+        "surface": None if point is None or sample.surface is None or plan.task.objects else sample.surface[point],
     } | dict.fromkeys(("question", "truth", "text", "answer", "value", "low", "high", "score"))
     if question is None or reply is None:
         return record
@@ -362,7 +366,7 @@ def _open_folder(folder: Path, settings: dict[str, Any]) -> Path:
     settings = json.loads(json.dumps(settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _CONFIG
+        path = folder / CONFIG
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
@@ -376,7 +380,7 @@ def _open_folder(folder: Path, settings: dict[str, Any]) -> Path:
             _write_text(json.dumps(settings, indent=2) + "\n", path)
         (folder / _PARTS).mkdir(exist_ok=True)
     except json.JSONDecodeError as error:
-        raise InputError(f"{folder / _CONFIG} is not readable ({error}); give another --out or delete it") from error
+        raise InputError(f"{folder / CONFIG} is not readable ({error}); give another --out or delete it") from error
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror or error}); give another --out") from error
     return folder
@@ -406,7 +410,7 @@ def _write_table(records: list[dict[str, Any]], path: Path) -> None:
     kinds = {
         "image": pa.int64(),
         "partner": pa.int64(),
-        **dict.fromkeys(("frame", "question", "truth", "text", "answer"), pa.string()),
+        **dict.fromkeys(("frame", "surface", "question", "truth", "text", "answer"), pa.string()),
     }
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")

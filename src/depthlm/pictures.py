@@ -1,7 +1,9 @@
-"""The demo's pictures: labelled points, depth grids, point clouds. Arrays and PIL images in, PIL images out."""
+"""Pictures for pages: labelled points, depth grids, point clouds. Arrays and PIL images in, PIL images out."""
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -170,6 +172,18 @@ def overview(photo: Image.Image, panels: Iterable[tuple[str, Image.Image]], *, h
         canvas.paste(panel, (photo.width + 2 * gap, y + caption))
         y += caption + each + gap
     return canvas
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture inside the address: PNG where it has few colours or pixels, JPEG otherwise."""
+    flat = image.getcolors(maxcolors=2048) is not None or image.width * image.height < 120_000
+    buffer = io.BytesIO()
+    if flat:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
+    kind = "png" if flat else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
