@@ -243,3 +243,19 @@ def test_metrics_that_differ_from_the_loop_fail(script, capsys, monkeypatch, tmp
     arguments = ["--json", "--quick", "--points", "20000", "--draws", "10", "--samples", str(tmp_path)]
     assert metrics.main(arguments) == 1
     assert read(capsys)["checks"]["equal_to_plain_loop"] is False
+
+
+def test_markers(script, capsys):
+    assert script("markers").main(["--json", "--quick", "--counts", "1,3", "--points", "6"]) == 0
+    result = read(capsys)
+    assert set(result["markers"]) == {"1", "3"}
+    assert result["markers"]["3"]["n"] == 12
+    assert script("markers").main(["--quick", "--counts", "none"]) == 2
+
+
+def test_points(script, capsys):
+    assert script("points").main(["--json", "--quick", "--points", "6", "--plain", "1", "--growth", "1,4"]) == 0
+    result = read(capsys)
+    assert result["headline"]["forced_over_plain"] > 1
+    assert result["checks"]["qwen3vl_50m_free_is_plain"]
+    assert script("points").main(["--quick", "--growth", "few"]) == 2

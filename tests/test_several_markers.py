@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from depthlm.errors import InputError
+from depthlm.inference.engine import Engine
+from depthlm.models.card import ModelCard
+from depthlm.models.loading import load_model
 from depthlm.models.nano import NanoConfig
 from depthlm.prompts import PROMPTS
-from depthlm.reference import COLOURS
+from depthlm.reference import COLOURS, group_apart
 from depthlm.reference.marker import MARKERS
 from depthlm.synth.generate import synth_samples
 from depthlm.tasks import get_task
@@ -122,3 +125,64 @@ def test_prompts_name_the_colour(rooms):
     assert get_task("z").wordings["nano"][0].format(point=PROMPTS["nano"].pointer(arrow, (9, 9), camera, 2)) == (
         "depth at the green arrow"
     )
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_model("nano")
+
+
+def test_engine_draws_several_and_names_each(nano, rooms):
+    engine = Engine(nano, reference="arrow", markers=4)
+    sample = rooms[0]
+    uv = np.concatenate(
+        [sample.uv[5:120:12], sample.uv[5:6] + 2, [[0.0, 0.0]]]
+    )  # two cover each other, one in a corner
+    asked = engine.requests(sample.load_image(), sample.camera, uv)
+    several = [request for request in asked if request.shares_markers]
+    assert len(asked) == len(uv)
+    assert len(several) >= 8
+    for request in asked:
+        assert 1 <= len(request.uv) <= 4
+        apart = np.abs(request.uv[:, None] - request.uv).max(axis=2) + np.eye(len(request.uv)) * 99
+        assert (apart > 2 * engine.reference.margin).all()
+    for point, request in zip(uv, asked, strict=True):
+        place = request.view.transform.forward(point[None])[0]
+        mark = int(np.abs(request.uv - place).max(axis=1).argmin())
+        assert np.allclose(request.uv[mark], place), "its own marker is on the picture"
+        name = f"the {COLOURS[mark][0]} arrow" if len(request.uv) > 1 else "the arrow"
+        assert request.question == f"distance at {name}"
+
+
+def test_shared_reading_of_marked_pictures_is_asking_each_alone(nano, rooms):
+    engine = Engine(nano, reference="arrow", markers=3)
+    asked = engine.requests(rooms[1].load_image(), rooms[1].camera, rooms[1].uv[3:200:25])
+    together = engine.ask(asked)
+    for request, answer in zip(asked, together, strict=True):
+        (alone,) = engine._ask_batch([request])
+        assert answer.text == alone.text
+        assert answer.low == pytest.approx(alone.low, rel=1e-4)
+
+
+def test_one_marker_each_is_what_it_always_was(nano, rooms):
+    uv = rooms[2].uv[3:200:40]
+    one = Engine(nano, reference="arrow", markers=1).requests(rooms[2].load_image(), rooms[2].camera, uv)
+    assert all(len(request.uv) == 1 and request.question == "distance at the arrow" for request in one)
+
+
+@pytest.mark.parametrize("markers", [0, 6])
+def test_no_more_markers_than_colours(nano, markers):
+    with pytest.raises(InputError, match=f"--markers is {markers}; expected 1 to 5"):
+        Engine(nano, reference="arrow", markers=markers)
+    with pytest.raises(InputError, match=f"markers_per_image is {markers}; expected 1 to 5"):
+        ModelCard(markers_per_image=markers)
+
+
+def test_groups_hold_what_lies_apart():
+    uv = np.array([[0, 0], [5, 5], [30, 0], [31, 1], [60, 0], [90, 0]], dtype=float)
+    assert group_apart(uv, 3, 11) == [[0, 2, 4], [1, 3, 5]]
+    assert group_apart(uv[:0], 3, 11) == []
+    assert group_apart(uv, 1, 11) == [[k] for k in range(6)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from depthlm.inference.numbers import MOST_TOKENS, NumberEnds, NumberVocabulary,
 from depthlm.models.card import READINGS
 from depthlm.models.processor import ThinProcessor
 from depthlm.prompts import PROMPTS
-from depthlm.reference import Text, draw_marks, get_reference
+from depthlm.reference import COLOURS, Text, draw_marks, get_reference, group_apart
 from depthlm.tasks import Context, Second, Subject, get_task
 from depthlm.tasks.answers import METRES
 from depthlm.view import View, make_view
@@ -48,7 +47,8 @@ class Request:
     The requests about one image share their View object (but for points that needed padding), so that an engine may
     share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
     second: the other view of a question about two pictures; nothing is drawn on it. lead: what every trained answer
-    says before its number; None where that varies.
+    says before its number; None where that varies. shares_markers: uv are the markers of several neighbouring questions
+    about one picture, and this one is about one of them.
     """
 
     view: View
@@ -59,6 +59,7 @@ class Request:
     second: View | None = None
     boxes: tuple[Box, ...] = ()
     lead: str | None = None
+    shares_markers: bool = False
 
     def images(self) -> list[Image.Image]:
         """What the model sees: the view with its markers drawn, then the second one."""
@@ -108,7 +109,8 @@ class Engine:
     share its reading; the answers are the same. forced: where a task's answers all begin alike, that beginning is given
     and decoding ends with the number; the number is the same wherever the model would have begun so by itself.
     decimals: digits after the point that are decoded when forced, default as many as the prompt writes. batch_mem: MiB
-    that the questions about one picture, asked together, may take beside the picture.
+    that the questions about one picture, asked together, may take beside the picture. markers: most markers drawn on
+    one view, each with its own question, default as many as the card says it was trained with.
     Raises InputError for a reference its prompt has no words for.
     """
 
@@ -124,6 +126,7 @@ class Engine:
         forced: bool = True,
         decimals: int | None = None,
         batch_mem: float = BATCH_MEM,
+        markers: int | None = None,
     ) -> None:
         if batch < 1:
             raise InputError(f"batch is {batch}; expected at least 1")
@@ -145,6 +148,9 @@ class Engine:
             )
         self.text = Text(coordinate_range=card.coordinate_range, rounding=card.rounding, half_pixel=card.half_pixel)
         self.view_config = loaded.view_config
+        self.markers = loaded.card.markers_per_image if markers is None else markers
+        if not 1 <= self.markers <= len(COLOURS):
+            raise InputError(f"--markers is {self.markers}; expected 1 to {len(COLOURS)}, as many as there are colours")
         self.shares = shares and isinstance(getattr(loaded, "processor", None), ThinProcessor)
         if not batch_mem > 0:
             raise InputError(f"--batch-mem is {batch_mem}; expected a positive number of MiB")
@@ -158,13 +164,37 @@ class Engine:
         """One request per point. uv: [N, 2] pixels of `image`, whose camera is given. ask: which question.
 
         All points share one view; a point whose marker does not fit there gets a view of its own, padded until it does.
+        Of a model that was trained so, several markers stand on one copy of the view.
         """
         task = get_task(ask)
+        if self.reference.kind == "marker" and self.markers > 1 and self.shares:
+            return self._marked_together(image, camera, np.asarray(uv, dtype=np.float64).reshape(-1, 2), task)
         made = []
         for row, view in enumerate(self.views(image, camera, uv)):
             context, subject = self.context(view, row), Subject((row,))
             made.append(self.request(context, task.question(context, subject), subject.points, task))
         return made
+
+    def _marked_together(
+        self, image: Image.Image, camera: Camera, uv: NDArray[np.float64], task: Task
+    ) -> list[Request]:
+        """The same with several markers on a view; those that would cover each other stand on different copies."""
+        views = self.views(image, camera, uv)
+        shared = next(
+            (view for row, view in enumerate(views) if self.reference.fits(view.uv[row], *view.image.size)), None
+        )
+        made: list[Request | None] = [None] * len(uv)
+        together = [row for row, view in enumerate(views) if shared is not None and view.image is shared.image]
+        groups = [] if shared is None else group_apart(shared.uv[together], self.markers, 2 * self.reference.margin + 1)
+        alone = [[row] for row in range(len(uv)) if row not in set(together)]
+        for group in [[together[k] for k in group] for group in groups] + alone:
+            for mark, row in enumerate(group):
+                context = self.context(views[row], row)
+                if len(group) > 1:
+                    context = replace(context, mark=mark)
+                asked = self.request(context, task.question(context, Subject((row,))), group, task)
+                made[row] = replace(asked, shares_markers=len(group) > 1)
+        return [request for request in made if request is not None]
 
     def views(
         self,
@@ -229,20 +259,23 @@ class Engine:
     def ask(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
         """Answers in the order of the requests. progress: called with the number of answers that have come in.
 
-        Neighbouring requests that show the same picture share its reading (inference/prefix.py); the others go through
-        the model whole, `batch` at a time.
+        Requests that show the same picture share its reading (inference/prefix.py); the others go through the model
+        whole, `batch` at a time.
         """
-        answers: list[Answer] = []
-        for (picture, _), group in groupby(requests, key=self._alike):
-            asked = list(group)
-            size = len(asked) if picture is not None and len(asked) > 1 else self.batch
-            for start in range(0, len(asked), size):
-                part = asked[start : start + size]
-                shared = self._ask_shared(part) if picture is not None and len(part) > 1 else None
-                answers += self._ask_batch(part) if shared is None else shared
+        together: dict[Any, list[int]] = {}
+        for number, request in enumerate(requests):
+            together.setdefault(self._alike(request), []).append(number)
+        answers: dict[int, Answer] = {}
+        for (picture, _), numbers in together.items():
+            size = len(numbers) if picture is not None and len(numbers) > 1 else self.batch
+            for start in range(0, len(numbers), size):
+                part = numbers[start : start + size]
+                asked = [requests[number] for number in part]
+                shared = self._ask_shared(asked) if picture is not None and len(asked) > 1 else None
+                answers |= zip(part, self._ask_batch(asked) if shared is None else shared, strict=True)
                 if progress is not None:
                     progress(len(part))
-        return answers
+        return [answers[number] for number in range(len(requests))]
 
     def measure(
         self,
@@ -278,12 +311,14 @@ class Engine:
             text=[reply.text for reply in replies],
         )
 
-    def _alike(self, request: Request) -> tuple[int | None, str | None]:
-        """What neighbours that are asked together have in common: the picture (None: it shows one of its own), and what
+    def _alike(self, request: Request) -> tuple[Any, str | None]:
+        """What requests that are asked together have in common: the picture (None: it shows one of its own), and what
         their answers begin with.
         """
-        alone = request.second is not None or request.reference.kind != "text" or not self.shares
-        return None if alone else id(request.view), request.lead
+        alone = request.second is not None or not self.shares
+        if alone or not (request.reference.kind == "text" or request.shares_markers):
+            return None, request.lead
+        return (id(request.view.image), request.uv.tobytes() if request.shares_markers else None), request.lead
 
     @cached_property
     def vocabulary(self) -> NumberVocabulary:

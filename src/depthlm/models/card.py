@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from depthlm.errors import InputError
 from depthlm.prompts import PROMPTS
-from depthlm.reference import REFERENCE_NAMES
+from depthlm.reference import COLOURS, REFERENCE_NAMES
 from depthlm.tasks import TASKS
 
 CARD_FILE = "depthlm.json"
@@ -43,6 +43,8 @@ class ModelCard:
     """What its answers to the distance question mean."""
     tasks: list[str] = field(default_factory=lambda: ["distance"])
     """Tasks it was trained on (tasks.TASKS)."""
+    markers_per_image: int = 1
+    """Most markers that one view carried in training, each with a question of its own and told apart by colour."""
     prompt: str = "depthlm"
     """Name in `prompts.PROMPTS`."""
     read: str = "greedy"
@@ -74,6 +76,11 @@ class ModelCard:
             raise InputError(f"{CARD_FILE}: references is empty; name at least one of {', '.join(REFERENCE_NAMES)}")
         if not (_is_number(self.focal) and math.isfinite(self.focal) and self.focal > 0):
             raise InputError(f"{CARD_FILE}: focal is {self.focal!r}; expected a positive number of pixels")
+        if not (isinstance(self.markers_per_image, int) and 1 <= self.markers_per_image <= len(COLOURS)):
+            raise InputError(
+                f"{CARD_FILE}: markers_per_image is {self.markers_per_image!r}; expected 1 to {len(COLOURS)}, as many"
+                " as there are colours"
+            )
         for name in ("coordinate_range", "max_new_tokens", "grid", "max_pixels"):
             value = getattr(self, name)
             if value is None and name in ("grid", "max_pixels"):

@@ -79,6 +79,22 @@ def get_reference(
     raise InputError(f"unknown reference {name!r}; choose one of {', '.join(REFERENCE_NAMES)}")
 
 
+def group_apart(uv: NDArray[np.float64], most: int, apart: float) -> list[list[int]]:
+    """Rows of uv [N, 2] in groups of at most `most`; no two of a group lie within `apart` pixels along both axes.
+
+    First come, first served: each row joins the first group that has room for it.
+    """
+    groups: list[list[int]] = []
+    for row in range(len(uv)):
+        for group in groups:
+            if len(group) < most and (abs(uv[group] - uv[row]).max(axis=1) > apart).all():
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+    return groups
+
+
 def draw_marks(
     reference: Reference, image: Image.Image, uv: Iterable[ArrayLike], boxes: Sequence[Box] = ()
 ) -> Image.Image:
@@ -103,4 +119,5 @@ __all__ = [
     "Text",
     "draw_marks",
     "get_reference",
+    "group_apart",
 ]

@@ -90,7 +90,13 @@ def train_stage(
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
     disable_progress_bar()  # one bar per saved checkpoint says nothing; `report` does
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = replace(loaded, card=replace(loaded.card, references=list(stage.references), tasks=list(stage.tasks)))
+    card = replace(
+        loaded.card,
+        references=list(stage.references),
+        tasks=list(stage.tasks),
+        markers_per_image=stage.markers_per_image,
+    )
+    loaded = replace(loaded, card=card)
     rows = stage_rows(recipe, stage, loaded, sources)
     network = loaded.model if recipe.lora is None else _with_lora(loaded.model, recipe)
     if recipe.gradient_checkpointing:  # here and not in TrainingArguments, where the name changes between versions
