@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -111,6 +112,22 @@ def test_eval_table(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards
     assert status == 0
     assert "delta1" in out
     assert "constant" in out
+
+
+def test_eval_begins_answers_or_leaves_them_free(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path, tmp_path: Path
+) -> None:
+    arguments = ("eval", tiny_model, shards, "--points", 3, "--no-intervals", "--json")
+    texts = {}
+    for name, more in (("begun", ("--decimals", 1, "--batch-mem", 64)), ("free", ("--free",))):
+        assert run(capsys, *arguments, *more, "--out", tmp_path / name)[0] == 0
+        texts[name] = [r["text"] for r in pq.read_table(tmp_path / name / "points.parquet").to_pylist()]
+    assert all(text.startswith("<answer>") for text in texts["begun"])
+    assert not any(text.startswith("<answer>") for text in texts["free"]), "random weights begin with anything else"
+    for option, value in (("--decimals", -1), ("--batch-mem", 0)):
+        status, _, error = run(capsys, *arguments, option, value)
+        assert (status, error.count("\n")) == (2, 1)
+        assert f"{option} is {value}" in error
 
 
 def test_eval_of_other_tasks(capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path) -> None:

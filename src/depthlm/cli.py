@@ -249,6 +249,9 @@ def evaluate_(
     skip_bad: SkipBad = False,
     out: Annotated[Path | None, typer.Option(help="Folder for points, summary and report; resumes from it.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions per forward pass.")] = 8,
+    batch_mem: Annotated[float, typer.Option(help="MiB for questions about one picture asked together.")] = 512.0,
+    forced: Annotated[bool, typer.Option("--forced/--free", help="Begin answers that all begin alike.")] = True,
+    decimals: Annotated[int | None, typer.Option(help="Digits after the point decoded when forced.")] = None,
     seed: Seed = 0,
     intervals: Annotated[bool, typer.Option(help="Compute the uncalibrated interval of each answer.")] = True,
     device: Device = None,
@@ -280,6 +283,7 @@ def evaluate_(
 
     asked: dict[str, Any] = {"reference": reference, "task": task, "answers": answers, "points": points, "seed": seed}
     asked |= {"batch": batch, "intervals": intervals, "read": read}
+    asked |= {"batch_mem": batch_mem, "forced": forced, "decimals": decimals}
     if suite is not None:
         if task not in ("distance", "z"):
             raise InputError(f"--suite asks for distance or z; task {task} has no published protocol")

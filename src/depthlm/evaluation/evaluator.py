@@ -17,7 +17,7 @@ from depthlm.covisibility import find_partner
 from depthlm.errors import InputError, NothingToAskError
 from depthlm.evaluation.points import choose_points
 from depthlm.evaluation.runs import CONFIG, POINTS, SUMMARY, measure_run
-from depthlm.inference.engine import Engine, convert, question_for
+from depthlm.inference.engine import BATCH_MEM, Engine, convert, question_for
 from depthlm.metrics import absrel, bootstrap_interval, rmse
 from depthlm.tasks import get_task
 from depthlm.tasks.answers import Number
@@ -66,6 +66,12 @@ class EvaluationConfig:
     """Whether the uncalibrated interval of each answer is computed."""
     read: str | None = None
     """Which number of the model's belief is its answer; None takes what its depthlm.json says."""
+    forced: bool = True
+    """Whether what every answer begins with is given, and decoding ends with the number."""
+    decimals: int | None = None
+    """Digits after the point that are decoded then; None for as many as the prompt writes."""
+    batch_mem: float = BATCH_MEM
+    """MiB that questions about one picture, asked together, may take."""
 
     def __post_init__(self) -> None:
         get_task(self.task)
@@ -94,8 +100,9 @@ def evaluate(
     """
     config = config or EvaluationConfig()
     engine = Engine(
-        loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read
-    )
+        loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read,
+        forced=config.forced, decimals=config.decimals, batch_mem=config.batch_mem,
+    )  # fmt: skip
     plan = _Plan.of(config, loaded.card)
     if engine.reference.kind not in plan.task.references:
         raise InputError(
@@ -120,6 +127,8 @@ def evaluate(
         "points": config.points,
         "seed": config.seed,
         "intervals": config.intervals,
+        "forced": config.forced,
+        "decimals": config.decimals,
     }
     folder = None if out is None else _open_folder(Path(out), settings)
     if folder is not None and (folder / SUMMARY).is_file() and (folder / POINTS).is_file():
