@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from depthlm.errors import InputError, NothingToAskError
+from depthlm.errors import InputError, NothingToAskError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,7 +218,11 @@ def train(
     _require_writable(folder)
     from depthlm.training.run import run_recipe
 
-    model = run_recipe(resolved, folder, report=lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        model = run_recipe(resolved, folder, report=lambda line: print(line, file=sys.stderr, flush=True))
+    except StoppedError as stopped:
+        _emit({"run": str(folder), "model": None, "stopped": str(stopped)}, as_json, str(stopped))
+        return
     _emit({"run": str(folder), "model": str(model)}, as_json, f"model: {model}")
 
 

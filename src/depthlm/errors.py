@@ -12,5 +12,9 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class StoppedError(Exception):
+    """Work was told to stop and has saved what it did; the message says where and how to go on. No failure."""
+
+
 class NothingToAskError(InputError):
     """The data holds nothing that a task asks about; of several tasks the others can still be asked."""

@@ -38,7 +38,8 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
     """Train all stages, resuming what is there. Returns the model folder.
 
     report: receives one line of progress now and then. Raises InputError when `out` belongs to another recipe or cannot
-    be written, when data cannot be read, and when more than max_bad samples are unusable.
+    be written, when data cannot be read, when more than max_bad samples are unusable and when a loss is no number;
+    StoppedError after a SIGTERM, with everything saved.
     """
     from depthlm.models.loading import load_model, save_model
 
@@ -84,6 +85,7 @@ def train_stage(
     from depthlm.models.processor import ThinProcessor
     from depthlm.models.vision_attention import pictures_together
     from depthlm.training.curve import draw_loss_curve
+    from depthlm.training.safety import StopOnSignal
     from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
 
     processor = loaded.processor
@@ -102,7 +104,8 @@ def train_stage(
     if recipe.gradient_checkpointing:  # here and not in TrainingArguments, where the name changes between versions
         network.gradient_checkpointing_enable()
     log = RunLog(folder, report)
-    callbacks: list[Any] = [log]
+    stop = StopOnSignal()
+    callbacks: list[Any] = [log, stop]
     if held_out is not None and recipe.eval_every:
         from depthlm.training.scoring import EvaluateEvery
 
@@ -116,8 +119,12 @@ def train_stage(
         callbacks=callbacks,
     )
     log.trainer = trainer
-    with pictures_together(loaded.model):
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    try:
+        with pictures_together(loaded.model):
+            trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    finally:
+        stop.close()
+    stop.check(trainer.state.global_step, folder)
     if recipe.lora is not None:
         loaded = replace(loaded, model=network.merge_and_unload())
     if held_out is not None:
@@ -266,8 +273,10 @@ def _claim(out: Path, text: str) -> None:
     """Make the run folder this recipe's."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / RECIPE_FILE).write_text(text, encoding="utf-8")
         (out / "run.json").write_text(json.dumps(_provenance(), indent=2) + "\n", encoding="utf-8")
+        temporary = out / f"{RECIPE_FILE}.tmp{os.getpid()}"  # half a recipe would be another one
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out / RECIPE_FILE)
     except OSError as error:
         raise InputError(f"cannot write the run folder {out} ({error}); choose another --out") from error
 

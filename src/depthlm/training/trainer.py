@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 
 from depthlm.training.loss import answer_loss
 from depthlm.training.optimizer import build_optimizer
 from depthlm.training.rows import collate_rows
+from depthlm.training.safety import SAVING, publish_checkpoint, refuse_checkpoint, refuse_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +36,7 @@ class DepthTrainer(Trainer):
 
     def __init__(self, *, stage: Stage, processor: ThinProcessor, rows: TrainingRows, **kwargs: Any) -> None:
         self.stage = stage
+        self._saving = False
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
         self.seen = {"labels": 0.0, "tokens": 0.0, "images": 0.0, "answer_loss": 0.0, "word_loss": 0.0, "batches": 0.0}
@@ -52,7 +56,30 @@ class DepthTrainer(Trainer):
         self.seen["batches"] += 1
         for key, value in parts.items():
             self.seen[key] += value
+        if not math.isfinite(value := loss.item()):
+            raise refuse_loss(Path(self.args.output_dir), self.state.global_step, value, inputs)
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Written under another name first: a process killed meanwhile must leave no checkpoint that is half there.
+        folder = Path(self.args.output_dir)
+        if self.args.should_save:
+            shutil.rmtree(folder / SAVING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+            raise refuse_checkpoint(folder, error) from error
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish_checkpoint(folder, f"checkpoint-{self.state.global_step}")
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder: str = super()._get_output_dir(trial)
+        return str(Path(folder) / SAVING) if self._saving else folder
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW or Muon, as the stage says."""
@@ -94,9 +121,7 @@ class RunLog(TrainerCallback):
         """Start the clock, and drop the lines of steps that a resumed run will do again."""
         self.last = (time.perf_counter(), state.global_step)
         if self.path.exists():
-            lines = [
-                line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= state.global_step
-            ]
+            lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= state.global_step]
             self.path.write_text("".join(line + "\n" for line in lines))
 
     def on_log(
@@ -136,6 +161,14 @@ class RunLog(TrainerCallback):
         )
 
 
+def _step_of(line: str) -> float:
+    """Of a line of metrics; beyond all steps for one that was being written when the process was killed."""
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return math.inf
+
+
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
     """Append one JSON line."""
     with path.open("a", encoding="utf-8") as file:
@@ -157,7 +190,6 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingAr
         seed=recipe.seed,
         logging_steps=recipe.log_every,
         save_steps=recipe.save_every,
-        save_total_limit=2,
         dataloader_num_workers=recipe.workers,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,
