@@ -259,3 +259,14 @@ def test_points(script, capsys):
     assert result["headline"]["forced_over_plain"] > 1
     assert result["checks"]["qwen3vl_50m_free_is_plain"]
     assert script("points").main(["--quick", "--growth", "few"]) == 2
+
+
+def test_readings(script, capsys):
+    readings = script("readings")
+    assert readings.main(["--json", "--quick"]) == 0
+    result = read(capsys)
+    assert set(result["readings"]) == {"greedy", "median", "mean", "best"}
+    assert result["readings"]["greedy"]["n"] == 120
+    assert 0 < result["coverage"]["own"] <= 1
+    assert readings.main(["--quick", "--reference", "pencil"]) == 2
+    assert readings.distinct(np.repeat([1.0, 2.0, 3.001, 3.0], 50)) == 3

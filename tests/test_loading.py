@@ -183,7 +183,7 @@ def half_of_the_shards(folder: Path) -> None:
         (cut("preprocessor_config.json", 10), "no usable tokenizer or image processor"),
         (lambda f: edit(f / "config.json", model_type="mamba9"), "not a usable model config"),
         (lambda f: edit(f / "preprocessor_config.json", patch_size=14), "28 px grid but the model on 32 px"),
-        (lambda f: edit(f / CARD_FILE, colour="red"), "unknown key colour; the keys are coordinate_range"),
+        (lambda f: edit(f / CARD_FILE, colour="red"), "unknown key colour; the keys are calibration, coordinate_range"),
         (lambda f: edit(f / CARD_FILE, prompt="gpt"), "prompt is 'gpt'; choose one of"),
         (lambda f: edit(f / CARD_FILE, focal=0), "focal is 0; expected a positive number"),
         (lambda f: edit(f / CARD_FILE, focal=float("nan")), "focal is nan"),

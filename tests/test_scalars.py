@@ -203,11 +203,11 @@ def test_a_calibrated_model_is_called_so() -> None:
     n = 20_000
     sigma, g = rng.uniform(0.05, 0.4, n), rng.lognormal(1, 0.5, n)
     p = g * np.exp(rng.normal(0, sigma))
-    z84 = 0.994458
-    ends = (p * np.exp(-z84 * sigma), p * np.exp(z84 * sigma))
+    z90 = 1.281552
+    ends = (p * np.exp(-z90 * sigma), p * np.exp(z90 * sigma))
     found = calibration(p, g, *ends, np.arange(n) % 50, 50, resamples=50)
     assert found is not None
-    assert found["coverage"]["value"] == pytest.approx(0.68, abs=0.01)
+    assert found["coverage"]["value"] == pytest.approx(0.8, abs=0.01)
     for row in found["reliability"]:
         assert row["share"]["value"] == pytest.approx(row["level"], abs=0.015)
     assert found["ause"]["value"] < 0.6 * found["ause_random"]["value"]

@@ -257,7 +257,7 @@ def evaluate_(
     forced: Annotated[bool, typer.Option("--forced/--free", help="Begin answers that all begin alike.")] = True,
     decimals: Annotated[int | None, typer.Option(help="Digits after the point decoded when forced.")] = None,
     seed: Seed = 0,
-    intervals: Annotated[bool, typer.Option(help="Compute the uncalibrated interval of each answer.")] = True,
+    intervals: Annotated[bool, typer.Option(help="Compute the 80 % interval of each answer.")] = True,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -367,6 +367,43 @@ def compare(
 
     result = compare_runs([read_run(folder) for folder in runs], seed=seed)
     _emit(result, as_json, format_comparison(result))
+
+
+@app.command()
+def calibrate(
+    model: ModelName,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled pictures it was not trained on.")],
+    images: Images = None,
+    label: Label = None,
+    reference: Reference = None,
+    points: Annotated[int, typer.Option(min=1, help="Points asked with each reference.")] = 1024,
+    out: Annotated[Path | None, typer.Option(help="Folder for depthlm.json; default: the model's own.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Widen a model's 80 % intervals until they hold 80 % of the truths; stored in its depthlm.json."""
+    folder = out or Path(model)
+    if out is None and not folder.is_dir():
+        raise InputError(f"{model} is no folder whose depthlm.json could be changed; give --out FOLDER")
+    _require_writable(folder)
+    from depthlm.data import open_data
+    from depthlm.evaluation.conformal import calibrate as fit
+    from depthlm.evaluation.conformal import write_card
+
+    loaded, samples = _load(model, device, dtype, revision), open_data(data, images=images, label=label)
+    with _progress("calibrate") as progress:
+        references = [reference] if reference else None
+        card, found = fit(loaded, samples, references=references, points=points, seed=seed, progress=progress)
+    write_card(card, folder)
+    lines = [
+        f"{row['reference']}: {row['coverage_before']:.1%} of {row['points']} truths lay inside; widened by a factor "
+        f"of {row['widened_by']:.3f} at either end"
+        for row in found
+    ]
+    _emit({"out": str(folder), "references": found}, as_json, "\n".join(lines))
 
 
 @app.command()

@@ -49,7 +49,7 @@ class Mark:
 def annotate(
     image: Image.Image, marks: Sequence[Mark], *, size: tuple[int, int], width: int = 1280, text: float = 1.0
 ) -> Image.Image:
-    """The picture, `width` pixels wide, with a label at every mark: measured, true, and the uncalibrated interval.
+    """The picture, `width` pixels wide, with a label at every mark: measured, true, and the 80 % interval.
 
     size: (width, height) of the image that the marks' pixels belong to; `image` may show the same view with more of
     them. text: how much larger than usual the labels are.

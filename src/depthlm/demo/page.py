@@ -47,6 +47,7 @@ def render_page(summary: dict[str, Any], pictures: Pictures, talks: list[Talk]) 
     values = {
         "model": html.escape(model["name"]),
         "parameters": f"{model['parameters'] / 1e6:.1f}",
+        "calibrated": "calibrated on other rooms" if model["calibrated"] else "not calibrated",
         "model_notes": f'<p class="note">From its model card: {html.escape(model["notes"])}</p>'
         if model["notes"]
         else "",

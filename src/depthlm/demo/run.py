@@ -139,6 +139,7 @@ def _measure_all(config: DemoConfig, scratch: Path, steps: Steps) -> tuple[dict[
             "parameters": parameters,
             "references": references,
             "notes": loaded.card.notes,
+            "calibrated": sorted(loaded.card.calibration),
             "device": "the CPU" if loaded.model.device.type == "cpu" else str(loaded.model.device),
         },
         "scored": "distance",

@@ -40,7 +40,8 @@ def draw_all(
     ranges = [np.subtract(*np.log(np.quantile(room.z[np.isfinite(room.z)], [0.9, 0.1]))) for room in rooms]
     lead = int(np.argmax(ranges))
     shown = [lead, *[i for i in range(len(rooms)) if i != lead][: config.gallery]]
-    engines = {name: Engine(loaded, reference=name) for name in loaded.card.references}
+    # One red arrow a picture, as in the released protocol.
+    engines = {name: Engine(loaded, reference=name, markers=1) for name in loaded.card.references}
     asked = engines.get("text") or next(iter(engines.values()))
     photos, captions, marks = [], [], 0
     for i in steps.count(shown, len(shown), share=15):

@@ -1,6 +1,6 @@
 """Whether a model knows how wrong it is: coverage and width of its intervals, and errors sorted by uncertainty.
 
-An interval [low, high] is the model's own 16 % to 84 % of an answer. Its half width in logarithms,
+An interval [low, high] is the 80 % interval of an answer, calibrated or the model's own. Its half width in logarithms,
 ln(high / low) / 2, is taken as the uncertainty: errors of depth are relative.
 """
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm.evaluation.resample import RESAMPLES, ImageSums, figures
+from depthlm.inference.interval import INTERVAL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthlm.evaluation.resample import Sums
 
-NOMINAL = 0.68  # what a 16 % to 84 % interval promises
+NOMINAL = INTERVAL
 STEPS = 100
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -138,8 +139,7 @@ def _reliability_columns(
     g: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], spread: NDArray[np.float64]
 ) -> list[tuple[str, NDArray[np.bool_]]]:
     """For each level whether the truth lies in the central interval of that level."""
-    # 16 % and 84 % lie 0.994 standard deviations from the middle.
-    unit = NormalDist().inv_cdf(0.84)
+    unit = NormalDist().inv_cdf(0.5 + NOMINAL / 2)  # standard deviations from the middle to an end
     off = np.abs(np.log(g) - (np.log(low) + np.log(high)) / 2)
     return [(f"in{level:g}", off <= NormalDist().inv_cdf(0.5 + level / 2) / unit * spread + 1e-12) for level in LEVELS]
 

@@ -63,7 +63,7 @@ class EvaluationConfig:
     batch: int = 8
     """Questions per forward pass."""
     intervals: bool = True
-    """Whether the uncalibrated interval of each answer is computed."""
+    """Whether the 80 % interval of each answer is computed."""
     read: str | None = None
     """Which number of the model's belief is its answer; None takes what its depthlm.json says."""
     forced: bool = True
@@ -157,6 +157,7 @@ def evaluate(
         "answers": plan.answers,
         "reference": engine.reference.name,
         "read": engine.read,
+        "calibrated": engine.calibrated and plan.target is not None,
         "model": settings["model"],
         "data": data_name,
     }

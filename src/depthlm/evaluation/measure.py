@@ -29,8 +29,8 @@ class Points:
 
     image: [N] which image, any integers. truth: [N] metres, positive and finite. predicted: [N] metres, NaN for none.
     quantity: what both are. factor: [N] distance / z of the pixel (ray factor), or None where it is not known.
-    low, high: [N] the model's 16 % and 84 %, NaN for none. said: [N] the number as said, metres, before it was turned
-    from distance into z or back; None where it is `predicted`. digit: [N] its last digit as written, -1 for none.
+    low, high: [N] the ends of the 80 % interval, NaN for none. said: [N] the number as said, metres, before it was
+    turned from distance into z or back; None where it is `predicted`. digit: [N] its last digit, -1 for none.
     surface: [N] what the point shows, "" where the source does not say. near_edge: [N] within 3 px of a depth edge.
     incidence: [N] degrees between the line of sight and the surface's normal, NaN where unknown.
     """

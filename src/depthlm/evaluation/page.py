@@ -235,7 +235,7 @@ def _habits(found: dict[str, Any], level: int) -> Section:
     pictures = [Picture(plots.digits(reuse), "Last digits of the answers.", "last digits")] if reuse["n"] else []
     if belief is not None:
         parts.append(
-            f"{_cell(belief['coverage'])} of the truths lie in the model's own 16{DASH}84 % interval, which promises "
+            f"{_cell(belief['coverage'])} of the truths lie in the model's 80 % interval, which promises "
             f"{belief['nominal']:.2f}; its width is {_cell(belief['sharpness'])} of the answer. AUSE "
             f"{_cell(belief['ause'])} (a random order: {_cell(belief['ause_random'])}; 0 is an order as good as "
             "knowing the errors)."

@@ -31,8 +31,8 @@ def format_summary(summary: dict[str, Any]) -> str:
         lines.append(f"  skipped    {summary['n_skipped']} bad rows")
     if summary["interval_coverage"] is not None:
         lines.append(
-            f"  interval   {summary['interval_coverage']:.0%} of the truths lie in the model's own 16-84 % interval"
-            " (uncalibrated)"
+            f"  interval   {summary['interval_coverage']:.0%} of the truths lie in the model's 80 % interval"
+            f" ({'calibrated' if summary['calibrated'] else 'uncalibrated'})"
         )
     return "\n".join(lines)
 

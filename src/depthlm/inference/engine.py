@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,8 +72,9 @@ class Request:
 class Answer:
     """What the model said, and the value it means in the terms of the request's kind (None: it states none).
 
-    A length is metres in the meaning of the model's `depthlm.json`. low, high: 16 % and 84 % quantiles of the model's
-    own, uncalibrated belief about a number; mass: its probability that a number comes at all. None when unknown.
+    A length is metres in the meaning of the model's `depthlm.json`. low, high: 80 % interval of a number, from the
+    model's own belief, for points widened as its card says (`Engine.widen`). mass: its probability that a number comes
+    at all. None when unknown.
     """
 
     text: str
@@ -87,7 +89,7 @@ class Measurement:
     """Measured points: everything [N], lengths in metres, NaN where the answer holds no number.
 
     uv: [N, 2] original pixels. distance from the camera centre; z along the principal axis; xyz: [N, 3] camera frame.
-    low, high: uncalibrated interval of `distance`. text: the raw answers.
+    low, high: 80 % interval of `distance`, calibrated where the model's card has it. text: the raw answers.
     """
 
     uv: NDArray[np.float64]
@@ -102,7 +104,7 @@ class Measurement:
 class Engine:
     """Asks one loaded model.
 
-    batch: questions per forward pass. intervals: also report the uncalibrated interval, for a few more tokens. read:
+    batch: questions per forward pass. intervals: also report the 80 % interval, for a few more tokens. read:
     which number of the model's belief is the answer (card.READINGS), default what its card says; all but greedy
     cost the same few tokens, and fall back to the text where the belief is unknown.
     reference: name of the reference, default the model's preferred one. shares: whether questions about one picture
@@ -320,6 +322,16 @@ class Engine:
             return None, request.lead
         return (id(request.view.image), request.uv.tobytes() if request.shares_markers else None), request.lead
 
+    @property
+    def widen(self) -> float:
+        """What the model's own intervals for points are widened by at either end; 1 where it is not calibrated."""
+        return math.exp(self.loaded.card.calibration.get(self.reference.name, 0.0))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether intervals for points keep their promise on points like those it was calibrated on."""
+        return self.reference.name in self.loaded.card.calibration
+
     @cached_property
     def vocabulary(self) -> NumberVocabulary:
         """The tokens that write numbers."""
@@ -425,8 +437,10 @@ class Engine:
                 continue
             belief, unit = Belief(row), reading.per_unit
             value = reading.value if self.read == "greedy" else belief.read(self.read) * unit
+            about_point = request.kind is METRES and (len(request.uv) == 1 or request.shares_markers)
+            wider = self.widen if about_point and request.second is None else 1.0
             low, high = (belief.quantile(level) * unit for level in QUANTILES)
-            answers.append(Answer(text, value, low, high, belief.mass))
+            answers.append(Answer(text, value, low / wider, high * wider, belief.mass))
         return answers
 
 

@@ -82,9 +82,10 @@ def predict_image(
     """Ask about the photo's points. Lengths in metres; None where the model's answer does not state what was asked.
 
     distance, z: `points` holds one entry for each point, `value`, `low` and `high` of that quantity; the interval is
-    the model's own belief, uncalibrated. Other tasks: `questions` holds one entry for each point, or for each two
-    where the task is about two. given: what a speed (seconds) or time (m/s) question states. second: the other picture
-    of a task about two images, whose points are those of the first; `pixel` is then where an answer points in it.
+    calibrated where `interval` says so, else the model's own belief. Other tasks: `questions` holds one entry for each
+    point, or for each two where the task is about two. given: what a speed (seconds) or time (m/s) question states.
+    second: the other picture of a task about two images, whose points are those of the first; `pixel` is then where an
+    answer points in it.
     Raises InputError for pictures, points or `given` that do not suit the task.
     """
     if (get_task(task).images == 2) != (second is not None):
@@ -98,7 +99,7 @@ def predict_image(
         "task": task,
         "reference": engine.reference.name,
         "read": engine.read,
-        "interval": "uncalibrated",
+        "interval": "calibrated" if engine.calibrated else "uncalibrated",
         "camera": {**photo.resolved.camera.to_dict(), "reason": photo.resolved.reason},
     }
     if task in ("distance", "z"):
@@ -224,7 +225,7 @@ def format_prediction(result: dict[str, Any]) -> str:
         elif said["low"] is None:
             lines.append(f"{where}  {result['task']} {_short(said['value'])} {said['unit']}".rstrip())
         else:
-            interval = f"(uncalibrated 68 % interval {said['low']:.2f} to {said['high']:.2f} {said['unit']})"
+            interval = f"(80 % interval by its own belief {said['low']:.2f} to {said['high']:.2f} {said['unit']})"
             lines.append(f"{where}  {result['task']} {_short(said['value'])} {said['unit']}  {interval}")
     for point in result.get("points", ()):
         where = f"  ({point['u']:g}, {point['v']:g})"
@@ -233,7 +234,7 @@ def format_prediction(result: dict[str, Any]) -> str:
             continue
         interval = "interval unknown"
         if point["low"] is not None:
-            interval = f"uncalibrated 68 % interval {point['low']:.2f} to {point['high']:.2f} m"
+            interval = f"{result['interval']} 80 % interval {point['low']:.2f} to {point['high']:.2f} m"
         x, y, z = point["xyz"]
         lines.append(
             f"{where}  {result['task']} {point['value']:.2f} m  ({interval})"

@@ -49,6 +49,8 @@ class ModelCard:
     """Name in `prompts.PROMPTS`."""
     read: str = "greedy"
     """Which number of its belief is its answer: greedy (the text), median, mean, or best (for delta1)."""
+    calibration: dict[str, float] = field(default_factory=dict)
+    """Reference -> what the 80 % interval of a point is widened by at either end, a logarithm (`depthlm calibrate`)."""
     max_new_tokens: int = 48
     """Tokens after which an answer is cut."""
     max_pixels: int | None = None
@@ -76,6 +78,10 @@ class ModelCard:
             raise InputError(f"{CARD_FILE}: references is empty; name at least one of {', '.join(REFERENCE_NAMES)}")
         if not (_is_number(self.focal) and math.isfinite(self.focal) and self.focal > 0):
             raise InputError(f"{CARD_FILE}: focal is {self.focal!r}; expected a positive number of pixels")
+        wider = self.calibration if isinstance(self.calibration, dict) else {"": self.calibration}
+        for name, value in wider.items():
+            if name not in REFERENCE_NAMES or not (_is_number(value) and math.isfinite(value)):
+                raise InputError(f"{CARD_FILE}: calibration {name!r} is {value!r}; expected a reference and a number")
         if not (isinstance(self.markers_per_image, int) and 1 <= self.markers_per_image <= len(COLOURS)):
             raise InputError(
                 f"{CARD_FILE}: markers_per_image is {self.markers_per_image!r}; expected 1 to {len(COLOURS)}, as many"
