@@ -48,6 +48,17 @@ def run(
     return 0 if all(result["checks"].values()) else 1
 
 
+def counts(text: str, option: str) -> list[int]:
+    """Whole numbers of 1 or more, separated by commas, in rising order. Raises InputError that names the option."""
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise InputError(f"{option} takes whole numbers of 1 or more, separated by commas; {text!r} was given")
+    return numbers
+
+
 def versions() -> dict[str, str | None]:
     """Of Python and of the packages that benchmarks stand on; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "cores": str(os.cpu_count())}

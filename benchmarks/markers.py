@@ -46,14 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every count on the same points."""
-    try:
-        counts = sorted({int(text) for text in arguments.counts.split(",")})
-    except ValueError:
-        counts = []
-    if not counts or counts[0] < 1 or min(arguments.points, arguments.images) < 1:
-        raise InputError(
-            "--counts takes whole numbers of 1 or more, separated by commas; --points and --images 1 or more"
-        )
+    counts = common.counts(arguments.counts, "--counts")
+    if min(arguments.points, arguments.images) < 1:
+        raise InputError("--points and --images take 1 or more")
     loaded = load_model(arguments.model)
     data: Samples = list(synth_samples(2, seed=7, views=1)) if arguments.quick else open_data(arguments.data)
     images = min(len(data), arguments.images)

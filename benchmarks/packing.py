@@ -49,12 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All prompts, counts and ways."""
-    try:
-        counts = sorted({int(text) for text in arguments.counts.split(",")})
-    except ValueError:
-        counts = []
-    if not counts or counts[0] < 1 or arguments.repeats < 1:
-        raise InputError("--counts takes whole numbers of 1 or more, separated by commas; --repeats 1 or more")
+    counts = common.counts(arguments.counts, "--counts")
+    if arguments.repeats < 1:
+        raise InputError("--repeats takes 1 or more")
     loaded = build(PINNED, tuple(PROMPTS.values()), layers=1 if arguments.quick else None)
     processor, model = loaded.processor, loaded.model.train()
     width, height = QUICK_SIZE if arguments.quick else SIZE

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from depthlm.inference.engine import Request
+    from depthlm.inference.request import Request
     from depthlm.models.loading import LoadedModel
 
 SIDE, QUICK_SIDE = 960, 128
@@ -115,12 +115,7 @@ def text_ways(
 
 def growth(loaded: LoadedModel, side: int, arguments: argparse.Namespace, checks: dict[str, bool]) -> dict[str, Any]:
     """Seconds for so many points, and the memory that asking takes at most."""
-    try:
-        counts = [int(text) for text in arguments.growth.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise InputError("--growth takes whole numbers of 1 or more, separated by commas")
+    counts = common.counts(arguments.growth, "--growth")
     counts = counts[:2] if arguments.quick else counts
     asker = engine(ask_in(loaded, "depthlm"), batch_mem=BUDGET)
     asker.ask(requests(asker, side, 2))

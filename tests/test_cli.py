@@ -260,7 +260,8 @@ def test_predict_reads_exif(capsys: pytest.CaptureFixture[str], tiny_model: Path
 def test_predict_says_the_number(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path, photo: Path
 ) -> None:
-    from depthlm.inference.engine import Answer, Engine
+    from depthlm.inference.engine import Engine
+    from depthlm.inference.request import Answer
 
     monkeypatch.setattr(Engine, "_ask_batch", lambda self, requests: [Answer("2.5 m", 2.5, 2.0, 3.0)] * len(requests))
     arguments = ("predict", tiny_model, photo, "--point", "0,0", "--focal", 50)
@@ -277,7 +278,8 @@ def test_predict_says_the_number(
 def test_predict_of_other_tasks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path, photo: Path
 ) -> None:
-    from depthlm.inference.engine import Answer, Engine
+    from depthlm.inference.engine import Engine
+    from depthlm.inference.request import Answer
 
     asked = []
 
@@ -306,7 +308,8 @@ def test_predict_of_other_tasks(
 def test_predict_of_two_images(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path, photo: Path
 ) -> None:
-    from depthlm.inference.engine import Answer, Engine
+    from depthlm.inference.engine import Engine
+    from depthlm.inference.request import Answer
 
     says, asked = {}, []
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.errors import InputError
-from depthlm.inference.engine import Answer, Engine, Request, convert
+from depthlm.inference.engine import Engine, convert
 from depthlm.inference.interval import Belief, Leaf, NumberBeam, whole_step
 from depthlm.inference.numbers import NumberVocabulary, find_number
+from depthlm.inference.request import Answer, Request
 from depthlm.models.loading import LoadedModel, load_model
 from tiny import build_tiny
 

@@ -18,7 +18,8 @@ from depthlm.errors import InputError
 from depthlm.evaluation import evaluator
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 from depthlm.evaluation.report import format_summary
-from depthlm.inference.engine import Answer, Engine
+from depthlm.inference.engine import Engine
+from depthlm.inference.request import Answer
 from depthlm.metrics import best_constant
 from depthlm.models.card import ModelCard
 from depthlm.sample import Sample

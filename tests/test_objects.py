@@ -437,7 +437,8 @@ def test_evaluation_asks_each_object_once(
 ) -> None:  # fmt: skip
     """A scripted model that knows the objects by the boxes it is asked about."""
     from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
-    from depthlm.inference.engine import Answer, Engine
+    from depthlm.inference.engine import Engine
+    from depthlm.inference.request import Answer
     from depthlm.models.card import ModelCard
 
     asked = []

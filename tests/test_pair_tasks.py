@@ -32,7 +32,8 @@ from depthlm.data.readers.base import get_reader
 from depthlm.errors import InputError
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 from depthlm.evaluation.report import format_summary
-from depthlm.inference.engine import Answer, Engine
+from depthlm.inference.engine import Engine
+from depthlm.inference.request import Answer
 from depthlm.models.card import ModelCard
 from depthlm.models.nano import NanoConfig, new_nano
 from depthlm.prompts import get_prompt

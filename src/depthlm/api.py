@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depthlm.inference.engine import Engine, Measurement
+from depthlm.inference.engine import Engine
 from depthlm.inference.images import open_image
+from depthlm.inference.request import Measurement
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthlm.demo.rooms import DemoConfig, Steps
-    from depthlm.inference.engine import Measurement
+    from depthlm.inference.request import Measurement
     from depthlm.models.loading import LoadedModel
     from depthlm.sample import Sample
     from depthlm.synth.render import Rendered

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from depthlm.inference.engine import Answer, Quantity
+    from depthlm.inference.engine import Quantity
+    from depthlm.inference.request import Answer
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
     from depthlm.sample import Sample, Samples

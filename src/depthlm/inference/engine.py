@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,10 +12,11 @@ import numpy as np
 from depthlm.errors import InputError
 from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, whole_step
 from depthlm.inference.numbers import MOST_TOKENS, NumberEnds, NumberVocabulary, find_number
+from depthlm.inference.request import Answer, Measurement, Request
 from depthlm.models.card import READINGS
 from depthlm.models.processor import ThinProcessor
 from depthlm.prompts import PROMPTS
-from depthlm.reference import COLOURS, Text, draw_marks, get_reference, group_apart
+from depthlm.reference import COLOURS, Text, get_reference, group_apart
 from depthlm.tasks import Context, Second, Subject, get_task
 from depthlm.tasks.answers import METRES
 from depthlm.view import View, make_view
@@ -30,75 +31,13 @@ if TYPE_CHECKING:
     from depthlm.camera import Camera
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
-    from depthlm.objects import Box, LabelledObject
+    from depthlm.objects import LabelledObject
     from depthlm.reference import Reference
     from depthlm.sample import Sample
     from depthlm.tasks import Task
-    from depthlm.tasks.answers import AnswerKind
 
 Quantity = Literal["distance", "z"]
 BATCH_MEM = 512.0  # MiB
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """One question about a view; uv: [K, 2] the pixels of the view that it is about, in the order it names them.
-
-    boxes: the edges (u0, v0, u1, v1) of the objects, for a question about those.
-    The requests about one image share their View object (but for points that needed padding), so that an engine may
-    share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
-    second: the other view of a question about two pictures; nothing is drawn on it. lead: what every trained answer
-    says before its number; None where that varies. shares_markers: uv are the markers of several neighbouring questions
-    about one picture, and this one is about one of them.
-    """
-
-    view: View
-    uv: NDArray[np.float64]
-    question: str
-    reference: Reference
-    kind: AnswerKind = METRES
-    second: View | None = None
-    boxes: tuple[Box, ...] = ()
-    lead: str | None = None
-    shares_markers: bool = False
-
-    def images(self) -> list[Image.Image]:
-        """What the model sees: the view with its markers drawn, then the second one."""
-        marked = draw_marks(self.reference, self.view.image, self.uv, self.boxes)
-        return [marked] if self.second is None else [marked, self.second.image]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model said, and the value it means in the terms of the request's kind (None: it states none).
-
-    A length is metres in the meaning of the model's `depthlm.json`. low, high: 80 % interval of a number, from the
-    model's own belief, for points widened as its card says (`Engine.widen`). mass: its probability that a number comes
-    at all. None when unknown.
-    """
-
-    text: str
-    value: Any | None
-    low: float | None = None
-    high: float | None = None
-    mass: float | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measurement:
-    """Measured points: everything [N], lengths in metres, NaN where the answer holds no number.
-
-    uv: [N, 2] original pixels. distance from the camera centre; z along the principal axis; xyz: [N, 3] camera frame.
-    low, high: 80 % interval of `distance`, calibrated where the model's card has it. text: the raw answers.
-    """
-
-    uv: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    z: NDArray[np.float64]
-    xyz: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    text: list[str]
 
 
 class Engine:
