@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SIDE, QUICK_SIDE = 960, 128
 PROMPTS_USED = ("vlm3-depth", "depthlm-official", "depthlm")
 NUMBER_TOKENS = 5
+MARKERS = 4
 BUDGET = 512.0  # MiB, of asking many points at a time
 
 
@@ -132,7 +133,7 @@ def growth(loaded: LoadedModel, side: int, arguments: argparse.Namespace, checks
 
 
 def markers(loaded: LoadedModel, side: int, few: int, checks: dict[str, bool]) -> dict[str, Any]:
-    """Arrows, one picture each: whole answers one by one, and forced in batches. Decode steps of both."""
+    """Arrows, one picture each: whole answers one by one, and forced in batches; then four on a picture against one."""
     official = ask_in(loaded, "depthlm-official", "arrow")
     plain, forced = (
         engine(official, shares=False, forced=False, batch=1, reference="arrow"),
@@ -142,12 +143,20 @@ def markers(loaded: LoadedModel, side: int, few: int, checks: dict[str, bool]) -
     _, slow = timed(lambda: plain.ask(asked))
     answers, fast = timed(lambda: forced.ask(mine))
     steps = {"plain": decode_steps(plain, asked[0]), "forced": decode_steps(forced, mine[0])}
+    ours = ask_in(loaded, "depthlm", "arrow")
+    one, several = (engine(ours, batch=4, reference="arrow", markers=count) for count in (1, MARKERS))
+    rates = {}
+    for name, asker in (("one", one), ("several", several)):
+        these = requests(asker, side, few)
+        rates[name] = few / timed(lambda asker=asker, these=these: asker.ask(these))[1]
     checks["pixtral_forced_is_generate"] = continues(forced, mine, [a.text for a in answers])
     checks["pixtral_at_most_5_steps"] = steps["forced"] <= 5
     return {
         "points_per_s": {"plain": few / slow, "forced": few / fast},
         "decode_steps": steps,
         "forced_over_plain": slow / fast,
+        f"{MARKERS}_markers_points_per_s": rates,
+        f"{MARKERS}_markers_over_one": rates["several"] / rates["one"],
     }
 
 
