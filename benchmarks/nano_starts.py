@@ -102,6 +102,7 @@ def train(name: str, seconds: float, arguments: argparse.Namespace, out: Path) -
         steps = load_recipe(folder / "recipe.yaml").stages[0].steps
     else:
         steps = max(1, round(seconds / step_seconds(recipe, out / f"{name}.speed")))
+        steps = max(1, steps // recipe.log_every) * recipe.log_every  # so that the curve shows the last one
     common.progress(f"{name}: {steps} steps")
     recipe.stages = [replace(recipe.stages[0], steps=steps)]
     model = run_recipe(recipe, folder, report=common.progress)
