@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Quantity = Literal["distance", "z"]
 BATCH_MEM = 512.0  # MiB
+BATCH_PATCHES = 4096  # of the pictures of one batch, where their attention is one
 
 
 class Engine:
@@ -208,7 +209,7 @@ class Engine:
             together.setdefault(self._alike(request), []).append(number)
         answers: dict[int, Answer] = {}
         for (picture, _), numbers in together.items():
-            size = len(numbers) if picture is not None and len(numbers) > 1 else self.batch
+            size = len(numbers) if picture is not None and len(numbers) > 1 else self._batch_size(requests[numbers[0]])
             for start in range(0, len(numbers), size):
                 part = numbers[start : start + size]
                 asked = [requests[number] for number in part]
@@ -251,6 +252,18 @@ class Engine:
             high=column("high", "distance"),
             text=[reply.text for reply in replies],
         )
+
+    def _batch_size(self, request: Request) -> int:
+        """Questions of their own picture each that go through the model together.
+
+        Pixtral's vision tower attends over all pictures of a batch at once, masked: its cost grows with the square of
+        their patches together, so that large pictures go alone.
+        """
+        processor = self.loaded.processor
+        if not isinstance(processor, ThinProcessor) or processor.family.images != "planes":
+            return self.batch
+        patches = sum(image.width * image.height for image in request.images()) // processor.patch**2
+        return max(1, min(self.batch, BATCH_PATCHES // max(1, patches)))
 
     def _alike(self, request: Request) -> tuple[Any, str | None]:
         """What requests that are asked together have in common: the picture (None: it shows one of its own), and what

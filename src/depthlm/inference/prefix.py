@@ -108,14 +108,14 @@ class PrefixReader:
         """Questions of so many own tokens that fit the budget; at least one.
 
         Counted for each: attention scores of one layer among its own tokens (float32, twice: before and after the
-        exponential; over the shared part they are never written down), its keys and values in all layers, the
-        activations of one layer, and its logits.
+        exponential; over the shared part they are never written down), its keys and values in all layers (twice: they
+        are copied when they grow), the activations of one layer, and its logits.
         """
         config, size = self.text_config, self.model.dtype.itemsize
         heads = config.num_attention_heads
         groups, width = prefix.keys[0].shape[0], prefix.keys[0].shape[2]
         scores = 2 * 4 * heads * tokens * tokens
-        own = 2 * len(prefix.keys) * groups * width * (tokens + MOST_TOKENS) * size
+        own = 2 * 2 * len(prefix.keys) * groups * width * (tokens + MOST_TOKENS) * size
         activations = tokens * (6 * config.hidden_size + 3 * config.intermediate_size + 4 * heads * width) * size
         return max(1, int(self.batch_mem * 2**20 / (scores + own + activations + 3 * 4 * config.vocab_size)))
 
