@@ -259,7 +259,7 @@ class Engine:
         Pixtral's vision tower attends over all pictures of a batch at once, masked: its cost grows with the square of
         their patches together, so that large pictures go alone.
         """
-        processor = self.loaded.processor
+        processor = getattr(self.loaded, "processor", None)
         if not isinstance(processor, ThinProcessor) or processor.family.images != "planes":
             return self.batch
         patches = sum(image.width * image.height for image in request.images()) // processor.patch**2
