@@ -35,6 +35,7 @@ from depthlm.evaluation.report import format_summary
 from depthlm.inference.engine import Engine
 from depthlm.inference.request import Answer
 from depthlm.models.card import ModelCard
+from depthlm.models.chat import IGNORE
 from depthlm.models.nano import NanoConfig, new_nano
 from depthlm.prompts import get_prompt
 from depthlm.reference import Text
@@ -426,13 +427,15 @@ def test_samples_without_poses_are_one_clear_error(name, room):
 # --- training rows ----------------------------------------------------------------------------------------------------
 
 
-def training_rows(samples, tasks, references=("text",), questions=4, words=False, marker_word=False, flip=0.0):
+def training_rows(
+    samples, tasks, references=("text",), questions=4, words=False, marker_word=False, match_words=False, flip=0.0
+):
     card = ModelCard(focal=100, prompt="nano", coordinate_range=100, half_pixel=True)
     nano = new_nano(NanoConfig(hidden=48, layers=1, heads=4, vision_hidden=48, vision_layers=1, vision_heads=4), card)
     return TrainingRows(
         sources=[samples], mixture=Mixture([samples]), processor=nano.processor, card=card, prompt=get_prompt("nano"),
         rows=RowConfig(references=dict.fromkeys(references, 1.0), tasks=dict(tasks), questions_per_image=questions,
-                       image_words=words, marker_word=marker_word),
+                       image_words=words, marker_word=marker_word, match_words=match_words),
         view=ViewConfig(focal=100, grid=16),
         crop=CropConfig(width=(64, 112), height=(48, 80), position="jitter", flip=flip), seed=0, length=100,
     )  # fmt: skip
@@ -493,6 +496,40 @@ def test_a_marker_of_a_pair_row_stands_on_the_first_picture_only(room):
         assert token not in row.words[tokens:]
     both = training_rows(room, {"match": 1.0}, references=("arrow", "text"))
     assert max(len(both[index].questions) for index in range(6)) > 1
+
+
+def test_match_words_say_where_the_first_picture_shows_what_the_second_one_does(room):
+    """Told by hand from the two views: every word is a place at which the first picture shows a point of that cell."""
+    rows = training_rows(room, {"match": 1.0}, words=True, match_words=True)
+    plain = training_rows(room, {"match": 1.0}, words=True)
+    checked = 0
+    for index in range(6):
+        row, other = rows[index], plain[index]
+        first, second = (int(grid.prod()) for grid in row.images["image_grid_thw"])
+        assert row.words[:first] == other.words[:first], "the first picture keeps its distances"
+        rng = np.random.default_rng([0, index])
+        rows._draws_pair(rng)
+        sample = room[rows.mixture.at(index)[1]]
+        partner = room[find_partner(room, rows.mixture.at(index)[1], 0)]
+        view, shown = rows._draw_pair(sample, partner, rows._draw_reference(rng), rng)
+        columns = shown.view.image.width // 16
+        for token, word in enumerate(row.words[first:]):
+            inside = [
+                k for k, (u, v) in enumerate(shown.shown)
+                if np.isfinite(u) and ((u + 0.5) // 16, (v + 0.5) // 16) == (token % columns, token // columns)
+            ]  # fmt: skip
+            if word == IGNORE:
+                assert not inside
+                continue
+            axis = (token % columns + token // columns) % 2
+            side = view.image.size[axis]
+            said = rows.processor.decode([word]).strip()
+            assert said[0] == "xy"[axis]
+            places = [min(99, round((view.uv[k][axis] + 0.5) / side * 100)) for k in inside]
+            assert min(abs(int(said[1:]) - place) for place in places) <= 1
+            checked += 1
+        assert second == len(row.words) - first
+    assert checked > 30
 
 
 def test_rows_are_a_function_of_their_index(room):

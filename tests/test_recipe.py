@@ -86,6 +86,7 @@ def test_mistakes_are_named(tmp_path, text, message):
         ("name.x=1", "holds a plain value"),
         ("speed=3", "unknown key speed"),
         ("stages.0.marker_word=true", "needs image_words above 0"),
+        ("stages.0.match_words=true", "needs image_words above 0"),
     ],
 )
 def test_bad_overrides_are_named(tmp_path, override, message):

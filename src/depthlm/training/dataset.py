@@ -63,6 +63,10 @@ class RowConfig:
     marker_word: bool = False
     """Of those words, the one where a marker points is the marker's name (of several its colour): what finding it
     needs, taught directly."""
+    match_words: bool = False
+    """Of a pair, the image tokens of the second picture say where the first one shows a labelled point of their own
+    cell, in place of its distance: its x and its y in turn, as on a chessboard. What finding one picture in the other
+    needs, taught directly."""
     markers_per_image: int = 1
     """Most markers on one picture, each with a question of its own and told apart by colour; from 1 to this, drawn for
     each picture."""
@@ -242,7 +246,7 @@ class TrainingRows(Dataset[Row]):
             if question.points and pointer.kind == "marker":
                 marked = question.points
             questions.append(question)
-        return self._encode([view, other.view], questions, reference, marked) if questions else None
+        return self._encode([view, other.view], questions, reference, marked, second=other) if questions else None
 
     def _encode(
         self,
@@ -253,15 +257,19 @@ class TrainingRows(Dataset[Row]):
         boxes: Sequence[Box] = (),
         *,
         several: bool = False,
+        second: Second | None = None,
     ) -> Row:
         """The row; markers stand on the first view at these rows of its uv, outlines round these boxes.
 
-        several: each marker belongs to a question of its own.
+        several: each marker belongs to a question of its own. second: the second of the views, where they are a pair.
         """
         words = None
         uv = views[0].uv[list(marked)]
         if self.rows.image_words:
-            words = [word for view in views for word in self._words(view)]
+            matched = second is not None and self.rows.match_words
+            words = [word for view in (views[:1] if matched else views) for word in self._words(view)]
+            if matched:
+                words += self._match_words(views[0], second)
             if self.rows.marker_word and reference.kind == "marker":
                 for number, (column, row) in enumerate((uv.astype(int) // self.processor.grid).tolist()):
                     word = COLOURS[number][0] if several else reference.name
@@ -361,6 +369,23 @@ class TrainingRows(Dataset[Row]):
         known = np.flatnonzero(np.isfinite(metres))
         series = np.round(np.log10(metres[known]) * WORDS_PER_DECADE).astype(int)
         words[known] = [self._number_word(step) for step in series.tolist()]
+        return words.tolist()
+
+    def _match_words(self, view: View, second: Second) -> list[int]:
+        """[T] for each image token of the second view the x or y word of the place in the first view that it shows.
+
+        Of several points in a cell, that nearest to its centre; IGNORE where the first view is known to show none.
+        """
+        grid, width = self.processor.grid, second.view.image.width // self.processor.grid
+        words = np.full(width * (second.view.image.height // grid), IGNORE, dtype=np.int64)
+        seen = np.flatnonzero(np.isfinite(second.shown).all(axis=1))
+        place = (second.shown[seen] + 0.5) / grid
+        cell = np.floor(place).astype(int)
+        for k in np.argsort(-np.abs(place - cell - 0.5).sum(axis=1), kind="stable").tolist():  # the nearest last
+            column, row = cell[k].tolist()
+            axis = (column + row) % 2
+            number = self.text.coordinates(view.uv[seen[k]], *view.image.size)[axis]
+            words[row * width + column] = self._word("xy"[axis] + str(number))
         return words.tolist()
 
     def _number_word(self, step: int) -> int:

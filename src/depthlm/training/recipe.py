@@ -109,6 +109,8 @@ class Stage:
     """Weight of the loss on words at image tokens; 0 for none (plain DepthLM)."""
     marker_word: bool = False
     """With image_words: the image token whose cell a marker points at says the marker's name instead."""
+    match_words: bool = False
+    """With image_words: image tokens of a pair's second picture say where the first one shows what they show."""
 
 
 @dataclass(kw_only=True)
@@ -191,8 +193,9 @@ class Recipe:
                 )
             if not (math.isfinite(stage.lr) and stage.lr > 0):
                 raise InputError(f"recipe: lr of stage {stage.name!r} is {stage.lr}; expected a positive number")
-            if stage.marker_word and not stage.image_words > 0:
-                raise InputError(f"recipe: marker_word of stage {stage.name!r} needs image_words above 0")
+            for key in ("marker_word", "match_words"):
+                if getattr(stage, key) and not stage.image_words > 0:
+                    raise InputError(f"recipe: {key} of stage {stage.name!r} needs image_words above 0")
             if not 0 <= stage.warmup < 1:
                 raise InputError(
                     f"recipe: warmup of stage {stage.name!r} is {stage.warmup}; expected a share from 0 to 1"

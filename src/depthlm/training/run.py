@@ -160,6 +160,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
             packing=stage.packing,
             image_words=stage.image_words > 0,
             marker_word=stage.marker_word,
+            match_words=stage.match_words,
         ),
         view=ViewConfig(focal=recipe.focal, grid=processor.grid, geometry=recipe.geometry),
         crop=recipe.crop,
