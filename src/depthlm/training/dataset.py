@@ -266,10 +266,10 @@ class TrainingRows(Dataset[Row]):
         words = None
         uv = views[0].uv[list(marked)]
         if self.rows.image_words:
-            matched = second is not None and self.rows.match_words
+            matched = second if self.rows.match_words else None
             words = [word for view in (views[:1] if matched else views) for word in self._words(view)]
             if matched:
-                words += self._match_words(views[0], second)
+                words += self._match_words(views[0], matched)
             if self.rows.marker_word and reference.kind == "marker":
                 for number, (column, row) in enumerate((uv.astype(int) // self.processor.grid).tolist()):
                     word = COLOURS[number][0] if several else reference.name
