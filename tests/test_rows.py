@@ -133,6 +133,21 @@ def test_one_turn_is_one_question(tiny):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_what_all_questions_begin_with_is_in_the_row_once(tiny):
+    image = picture(2, 2, tiny.processor.grid)
+    asked = [
+        QUESTIONS[0]._replace(text="How far is the point " + place) for place in ("(1, 2)?", "(1, 30)?", "(4, 5)?")
+    ]
+    alone = [encode_row(tiny.processor, [image], [question]) for question in asked]
+    row = encode_row(tiny.processor, [image], asked)
+    assert row.length < sum(one.length for one in alone) - 2 * len(alone[0].prefix) - 6
+    for one, (ids, answer) in zip(alone, row.questions, strict=True):
+        assert row.prefix + ids == one.prefix + one.questions[0][0]
+        assert 0 < answer == one.questions[0][1] < len(ids), "the token before an answer predicts it"
+    same = encode_row(tiny.processor, [image], asked[:1] * 2)
+    assert [len(ids) - answer for ids, answer in same.questions] == [1, 1]
+
+
 TWO = [(1, 3), (4, 2)]  # columns and rows of two unequal pictures
 
 

@@ -39,7 +39,10 @@ def rows_of(rooms, **stage):
 
 
 def texts(processor, row):
-    return [processor.tokenizer.decode(ids).strip() for ids, _ in row.questions]
+    """What each question says after the picture."""
+    image_end = len(row.prefix) - row.prefix[::-1].index(processor.tokenizer.convert_tokens_to_ids("<|vision_end|>"))
+    begin = row.prefix[image_end:]
+    return [processor.tokenizer.decode(begin + ids).strip() for ids, _ in row.questions]
 
 
 def painted(processor, row, colour):

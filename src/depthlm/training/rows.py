@@ -2,6 +2,7 @@
 
 A row is [prefix | question 1 | question 2 | ...]. The prefix (turn header and images) is read once; every question sees
 the prefix and itself, never another question, and its positions continue from the prefix as if it stood there alone.
+What all questions begin with (a prompt's instructions) belongs to the prefix too, and is read once.
 With one question a row is an ordinary causal conversation. The plain alternative is one conversation of many turns, in
 which each question sees the earlier ones and their answers too (what VLM3's packing seems to be, vlm3.md 1.5).
 """
@@ -9,6 +10,7 @@ which each question sees the earlier ones and their answers too (what VLM3's pac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,7 +82,20 @@ def encode_row(
                 prefix = before + processor.image_placeholder_ids(grids[-1])
         answer = [*processor.tokenize(processor.render_answer(question.answer, system)), processor.end_id]
         encoded.append((processor.tokenize(tail) + answer, len(answer)))
+    if not turns:
+        common = _common_beginning(encoded)
+        prefix += encoded[0][0][:common]
+        encoded = [(ids[common:], answer) for ids, answer in encoded]
     return Row(prefix, encoded, words, pixels, turns)
+
+
+def _common_beginning(questions: Sequence[tuple[list[int], int]]) -> int:
+    """How many tokens all of several questions begin with; the last one before an answer, which predicts it, stays."""
+    if len(questions) < 2:
+        return 0
+    most = min(len(ids) - answer for ids, answer in questions) - 1
+    columns = zip(*(ids[:most] for ids, _ in questions), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
