@@ -147,7 +147,7 @@ def test_eval_of_other_tasks(capsys: pytest.CaptureFixture[str], tiny_model: Pat
 def test_eval_retention(
     capsys: pytest.CaptureFixture[str], tiny_model: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("depthlm.cli.RETENTION_ROOMS", {"scenes": 1, "seed": 3, "views": 1, "points": 12})
+    monkeypatch.setattr("depthlm.cli.evaluate.RETENTION_ROOMS", {"scenes": 1, "seed": 3, "views": 1, "points": 12})
     arguments = ("eval", tiny_model, "--retention", "--points", 3, "--no-intervals", "--json")
     status, out, err = run(capsys, *arguments, "--reference", "text")
     runs = json.loads(out)["runs"]

@@ -11,7 +11,8 @@ from PIL import Image
 
 from depthlm.camera import Camera
 from depthlm.errors import InputError
-from depthlm.inference.engine import Engine, convert
+from depthlm.inference.backend import convert
+from depthlm.inference.engine import Engine
 from depthlm.inference.interval import Belief, Leaf, NumberBeam, whole_step
 from depthlm.inference.numbers import NumberVocabulary, find_number
 from depthlm.inference.request import Answer, Request

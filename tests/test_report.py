@@ -55,7 +55,7 @@ def make_run(
     } | summary  # fmt: skip
     config = {
         "model": folder.name,
-        "weights": "abc123",
+        "backend": {"name": "hf", "weights": "abc123"},
         "samples": "def456",
         "card": {"focal": 500.0, "prompt": "nano"},
     }

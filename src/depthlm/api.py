@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from depthlm.camera import Camera
-    from depthlm.inference.engine import Quantity
+    from depthlm.inference.backend import Quantity
     from depthlm.models.loading import LoadedModel
 
 __all__ = ["Measurer", "load"]

@@ -18,3 +18,7 @@ class StoppedError(Exception):
 
 class NothingToAskError(InputError):
     """The data holds nothing that a task asks about; of several tasks the others can still be asked."""
+
+
+class BackendError(Exception):
+    """A server does not answer; nothing is wrong with the input. The message says what is kept and how to go on."""

@@ -17,7 +17,8 @@ from depthlm.covisibility import find_partner
 from depthlm.errors import InputError, NothingToAskError
 from depthlm.evaluation.points import choose_points
 from depthlm.evaluation.runs import CONFIG, POINTS, SUMMARY, measure_run
-from depthlm.inference.engine import BATCH_MEM, Engine, convert, question_for
+from depthlm.inference.backend import Backend, convert, question_for
+from depthlm.inference.engine import BATCH_MEM, Engine
 from depthlm.metrics import absrel, bootstrap_interval, rmse
 from depthlm.tasks import get_task
 from depthlm.tasks.answers import Number
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from depthlm.inference.engine import Quantity
+    from depthlm.inference.backend import Quantity
     from depthlm.inference.request import Answer
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
@@ -84,7 +85,7 @@ class EvaluationConfig:
 
 
 def evaluate(
-    loaded: LoadedModel,
+    model: LoadedModel | Backend,
     data: Samples,
     config: EvaluationConfig | None = None,
     *,
@@ -93,19 +94,17 @@ def evaluate(
     out: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model and return the summary (keys of DESIGN section 6; None where a figure does not exist).
+    """Evaluate whatever answers, and return the summary (keys of DESIGN section 6; None where a figure does not exist).
 
+    model: a loaded model, asked as the config says; or a backend, made with a reference of its own.
     out: folder for points.parquet and summary.json; an interrupted run goes on from its last finished part, a finished
     one is only read again. progress: called with (points done, points in all).
     Raises InputError when `out` holds another run or cannot be written, and for data that cannot be evaluated.
     """
     config = config or EvaluationConfig()
-    engine = Engine(
-        loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read,
-        forced=config.forced, decimals=config.decimals, batch_mem=config.batch_mem,
-    )  # fmt: skip
-    plan = _Plan.of(config, loaded.card)
-    if engine.reference.kind not in plan.task.references:
+    backend = model if isinstance(model, Backend) else _engine(model, config)
+    plan = _Plan.of(config, backend.card)
+    if backend.reference.kind not in plan.task.references:
         raise InputError(
             f"task {plan.task.name} is asked by {' or '.join(plan.task.references)} only; give another --reference"
         )
@@ -114,22 +113,19 @@ def evaluate(
         raise _nothing_to_ask(config.task)
     chosen = choose_points(counts, config.points, config.seed)
     settings = {
-        "model": model_name or str(loaded.path),
-        "weights": _weights_digest(Path(loaded.path)),
-        "card": dataclasses.asdict(loaded.card),
+        "model": model_name or backend.name,
+        "backend": backend.identity(),
+        "card": dataclasses.asdict(backend.card),
         "data": data_name,
         "samples": digest,
-        "reference": engine.reference.name,
-        "read": engine.read,
+        "reference": backend.reference.name,
+        "read": backend.read,
         "task": config.task,
         "asked": plan.task.name,
         "answers": plan.answers,
         "label": config.label,
         "points": config.points,
         "seed": config.seed,
-        "intervals": config.intervals,
-        "forced": config.forced,
-        "decimals": config.decimals,
     }
     folder = None if out is None else _open_folder(Path(out), settings)
     if folder is not None and (folder / SUMMARY).is_file() and (folder / POINTS).is_file():
@@ -143,7 +139,7 @@ def evaluate(
         if records is None:
             records = []
             for block in _blocks(rows):
-                records += _ask_block(engine, data, block, plan, config.seed)
+                records += _ask_block(backend, data, block, plan, config.seed)
                 if progress is not None:
                     progress(start + len(records), len(chosen))
             if part is not None:
@@ -154,11 +150,11 @@ def evaluate(
     summary = summarise(table, config, plan.task.answer, bare=counts.count(0)) | {
         "n_skipped": len(getattr(data, "skipped", [])),
         "asked": plan.task.name,
-        "trained": plan.task.name in loaded.card.tasks,
+        "trained": plan.task.name in backend.card.tasks,
         "answers": plan.answers,
-        "reference": engine.reference.name,
-        "read": engine.read,
-        "calibrated": engine.calibrated and plan.target is not None,
+        "reference": backend.reference.name,
+        "read": backend.read,
+        "calibrated": backend.calibrated and plan.target is not None,
         "model": settings["model"],
         "data": data_name,
     }
@@ -167,6 +163,13 @@ def evaluate(
         _write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", folder / SUMMARY)
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return summary
+
+
+def _engine(loaded: LoadedModel, config: EvaluationConfig) -> Engine:
+    return Engine(
+        loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read,
+        forced=config.forced, decimals=config.decimals, batch_mem=config.batch_mem,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,9 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
 # --- asking ---------------------------------------------------------------------------------------------------------
 
 
-def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Plan, seed: int) -> list[dict[str, Any]]:
+def _ask_block(
+    backend: Backend, data: Samples, rows: NDArray[np.int64], plan: _Plan, seed: int
+) -> list[dict[str, Any]]:
     """Records of the questions rows [n, 2] (image, point or object), in that order."""
     requests, asked = [], []
     for image in np.unique(rows[:, 0]):
@@ -251,16 +256,17 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
         if plan.task.images == 1 or partner is not None:
             contexts = list(
                 _contexts(
-                    engine, sample, points, int(image), None if partner is None else data[partner], plan.task, seed
+                    backend, sample, points, int(image), None if partner is None else data[partner], plan.task, seed
                 )
             )
         for point, context in zip(points, contexts, strict=True):
             question = None if context is None else plan.task.ask(context)
             if context is not None and question is not None:
-                requests.append(engine.request(context, question.text, question.points, plan.task, question.objects))
+                request = backend.request(context, question.text, question.points, plan.task, question.objects)
+                requests.append(dataclasses.replace(request, expected=question.answer))
             about = point if plan.task.images == 1 else question.points[0] if question and question.points else None
             asked.append((int(image), sample, partner, about, question))
-    replies = iter(engine.ask(requests))
+    replies = iter(backend.ask(requests))
     return [
         _record(image, sample, partner, about, question, None if question is None else next(replies), plan)
         for image, sample, partner, about, question in asked
@@ -268,14 +274,14 @@ def _ask_block(engine: Engine, data: Samples, rows: NDArray[np.int64], plan: _Pl
 
 
 def _contexts(
-    engine: Engine, sample: Sample, points: list[int], image: int, partner: Sample | None, task: Task, seed: int
+    backend: Backend, sample: Sample, points: list[int], image: int, partner: Sample | None, task: Task, seed: int
 ) -> Iterator[Context]:
     """What is known for each question of one sample; of pairs and objects no view is padded round a point."""
     groups: list[tuple[int, ...]] = [() if partner is not None or task.objects else (point,) for point in points]
-    views = engine.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups, sample.objects)
-    second = None if partner is None else engine.second(sample, views[0], partner)
+    views = backend.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups, sample.objects)
+    second = None if partner is None else backend.second(sample, views[0], partner)
     for point, view in zip(points, views, strict=True):
-        yield engine.context(view, point, seed=(seed, image, point), surface=sample.surface, second=second)
+        yield backend.context(view, point, seed=(seed, image, point), surface=sample.surface, second=second)
 
 
 def _record(
@@ -363,13 +369,6 @@ def _survey(data: Samples, task: Task) -> tuple[list[int], str]:
             digest.update(sample.scene.encode() + (b"" if sample.pose is None else sample.pose.tobytes()))
         digest.update(repr(sample.objects).encode() if sample.objects else b"")
     return counts, digest.hexdigest()[:16]
-
-
-def _weights_digest(path: Path) -> str:
-    """Which weights these are: names, sizes and times of the files, as reading many gigabytes would take minutes."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 
 def _open_folder(folder: Path, settings: dict[str, Any]) -> Path:

@@ -327,7 +327,7 @@ def _facts(run: Run) -> dict[str, str]:
     card = config.get("card", {})
     given = {
         "model": summary["model"],
-        "weights (digest)": config.get("weights"),
+        "backend": ", ".join(f"{name} {value}" for name, value in config.get("backend", {}).items()) or None,
         "focal length of views, px": card.get("focal"),
         "focal length given": config.get("focal_given"),
         "prompt": card.get("prompt"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from depthlm.evaluation.evaluator import EvaluationConfig
+    from depthlm.inference.backend import Backend
     from depthlm.models.loading import LoadedModel
 
 FORMAT = "depthlm-points"
@@ -177,7 +178,7 @@ def write_manifest(
 
 
 def run_suite(
-    loaded: LoadedModel,
+    model: LoadedModel | Backend,
     suite: Suite,
     root: Path | str,
     out: Path | str,
@@ -214,7 +215,7 @@ def run_suite(
         if legacy:  # the published numbers compare raw answers with whatever the labels were
             asked = dataclasses.replace(asked, task=reader.legacy_label, answers=reader.legacy_label)
         run = evaluate(
-            loaded, ShardDataset(points), asked, model_name=model_name, data_name=f"{suite.name}/{member.dataset}",
+            model, ShardDataset(points), asked, model_name=model_name, data_name=f"{suite.name}/{member.dataset}",
             out=out / member.dataset, progress=progress,
         )  # fmt: skip
         run |= {"dataset": member.dataset, "split": member.split}

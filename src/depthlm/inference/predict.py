@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthlm.camera import Camera
-    from depthlm.inference.engine import Quantity
+    from depthlm.inference.backend import Quantity
     from depthlm.models.loading import LoadedModel
     from depthlm.tasks import Task
 

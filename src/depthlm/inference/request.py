@@ -28,7 +28,8 @@ class Request:
     share the work on it: with text coordinates they differ in the question alone. kind: how its answer is read.
     second: the other view of a question about two pictures; nothing is drawn on it. lead: what every trained answer
     says before its number; None where that varies. shares_markers: uv are the markers of several neighbouring questions
-    about one picture, and this one is about one of them.
+    about one picture, and this one is about one of them. expected: what a trained model should say, where a truth is
+    known; only the oracle looks at it.
     """
 
     view: View
@@ -40,6 +41,7 @@ class Request:
     boxes: tuple[Box, ...] = ()
     lead: str | None = None
     shares_markers: bool = False
+    expected: str | None = None
 
     def images(self) -> list[Image.Image]:
         """What the model sees: the view with its markers drawn, then the second one."""
@@ -52,7 +54,7 @@ class Answer:
     """What the model said, and the value it means in the terms of the request's kind (None: it states none).
 
     A length is metres in the meaning of the model's `depthlm.json`. low, high: 80 % interval of a number, from the
-    model's own belief, for points widened as its card says (`Engine.widen`). mass: its probability that a number comes
+    model's own belief, for points widened as its card says (`Backend.widen`). mass: its probability that a number comes
     at all. None when unknown.
     """
 

@@ -1,0 +1,80 @@
+"""Commands that measure pictures: demo, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from depthlm.cli.app import app
+from depthlm.cli.helpers import emit, load, parse_point, progress_bar, require_writable
+from depthlm.cli.options import Answers, Device, Dtype, Json, ModelName, Read, Reference, Revision, Task
+from depthlm.errors import InputError
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("out/demo")) -> None:
+    """Measure rooms that nano never saw; writes OUT/index.html."""
+    require_writable(out)
+    from depthlm.demo import format_table, run_demo
+
+    with progress_bar("demo") as progress:
+        summary = run_demo(out, progress=progress)
+    print(format_table(summary))
+    print(f"page: {out / 'index.html'}")
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    image: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures; for a task about two images the first and second."),
+    ],
+    point: Annotated[
+        list[str] | None, typer.Option("--point", metavar="U,V", help="Pixel to measure; repeat for more.")
+    ] = None,
+    task: Task = "distance",
+    given: Annotated[
+        float | None, typer.Option(help="The number a question states: seconds for speed, m/s for time.")
+    ] = None,
+    focal: Annotated[float | None, typer.Option(help="Focal length, pixels.")] = None,
+    fov: Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")] = None,
+    camera: Annotated[Path | None, typer.Option(help="Camera file: ours, ROS camera_info, COLMAP cameras.txt.")] = None,
+    camera_from: Annotated[
+        str | None, typer.Option(metavar="ESTIMATOR", help="Installed estimator to ask when EXIF is silent.")
+    ] = None,
+    assume_fov: Annotated[float | None, typer.Option(help="Field of view when nothing else says, degrees.")] = None,
+    reference: Reference = None,
+    answers: Answers = None,
+    read: Read = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Measure points in pictures; says which camera was used, and why."""
+    from depthlm.inference.predict import format_prediction, predict_image, read_photo
+    from depthlm.tasks import get_task
+
+    kind = get_task(task)
+    if kind.points and not point:
+        raise InputError(f"task {task} is about points; give --point U,V")
+    if kind.images == 2 and len(image) != 2:
+        raise InputError(f"task {task} is about two images, the first and the second; {len(image)} given")
+    uv = [parse_point(text) for text in point or ()]
+    cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera}
+    cameras |= {"estimator": camera_from, "assume_fov": assume_fov}
+    # Points are asked of every picture, but of the first of two.
+    photos = [read_photo(path, uv if k == 0 or kind.images == 1 else [], **cameras) for k, path in enumerate(image)]
+    loaded = load(model, device, dtype, revision)
+    asked = [(photo, None) for photo in photos] if kind.images == 1 else [(photos[0], photos[1])]
+    results = [
+        predict_image(
+            loaded, photo, second=second, task=task, given=given, reference=reference, answers=answers, read=read
+        )
+        for photo, second in asked
+    ]
+    text = "\n".join(format_prediction(result) for result in results)
+    emit({"model": model, "task": task, "images": results}, as_json, text)
