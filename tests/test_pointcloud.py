@@ -36,13 +36,13 @@ def read_ply(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         lines.append(file.readline().decode("ascii").rstrip("\n"))
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
     properties = [line.split()[1:] for line in lines if line.startswith("property")]
-    assert [kind for kind, _ in properties] == ["float"] * 3 + ["uchar"] * 3
-    assert [name for _, name in properties] == ["x", "y", "z", "red", "green", "blue"]
+    assert [kind for kind, _ in properties] == ["float"] * 6 + ["uchar"] * 3
+    assert [name for _, name in properties] == ["x", "y", "z", "nx", "ny", "nz", "red", "green", "blue"]
     count = int(next(line for line in lines if line.startswith("element vertex")).split()[2])
-    rows = [struct.unpack("<fffBBB", file.read(15)) for _ in range(count)]
+    rows = [struct.unpack("<ffffffBBB", file.read(27)) for _ in range(count)]
     assert file.read() == b""
     table = np.array(rows)
-    return table[:, :3], table[:, 3:]
+    return table[:, :3], table[:, 6:]
 
 
 def read_glb(data: bytes) -> tuple[np.ndarray, np.ndarray, int]:
@@ -155,6 +155,7 @@ def test_render_shows_the_picture_from_the_same_place_and_the_nearer_point_in_fr
         np.array([[0, 0, 1.0], [0, 0, 2.0], [0, 0, -1.0]]),
         np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9]], np.uint8),
         np.zeros(3),
+        np.tile([0, 0, -1.0], (3, 1)),
     )
     camera = Camera(5.0, 5.0, 2.0, 2.0, 5, 5)
     image = np.asarray(two.render(camera, splat=3, background=(1, 1, 1)))
@@ -194,3 +195,15 @@ def test_bad_requests_are_input_errors(tmp_path) -> None:
         cloud.filter(min_z=3, max_z=2)
     with pytest.raises(InputError, match="step is 0"):
         cloud.filter(step=0)
+
+
+def test_normals_are_those_of_the_surface_and_face_the_camera() -> None:
+    normal = np.array([0.3, -0.5, -0.8]) / np.linalg.norm([0.3, -0.5, -0.8])
+    near, far = plane_depth(CAMERA, tuple(normal), -2.0), plane_depth(CAMERA, (0.0, 0.0, 1.0), 9.0)
+    z = np.where(np.arange(32) < 16, near, far)
+    cloud = PointCloud.from_depth(colours(CAMERA), z, CAMERA)
+    left = np.tile(np.arange(32) < 16, (24, 1)).ravel()
+    np.testing.assert_allclose(cloud.normal[left], np.broadcast_to(normal, (left.sum(), 3)), atol=1e-6)
+    np.testing.assert_allclose(cloud.normal[~left], np.broadcast_to([0, 0, -1.0], ((~left).sum(), 3)), atol=1e-6)
+    alone = PointCloud.from_depth(colours(CAMERA), np.where(z == z[3, 3], z, np.nan), CAMERA)
+    np.testing.assert_allclose(alone.normal, -alone.xyz / np.linalg.norm(alone.xyz))

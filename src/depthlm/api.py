@@ -3,6 +3,7 @@
 model = depthlm.load("nano")
 camera = depthlm.Camera.from_fov(width=640, height=480, fov_x=60)
 m = model.measure(image, [(320, 240), (10, 400)], camera)  # m.distance, m.xyz, m.low, m.high, m.text
+dense = model.depth_map(image, camera, budget=2000)  # dense.z, dense.confidence
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depthlm.inference.dense import BUDGET, DenseMap, cheapest_reference, depth_map
 from depthlm.inference.engine import Engine
 from depthlm.inference.images import open_image
 from depthlm.inference.request import Measurement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
     from PIL import Image
 
@@ -48,9 +52,31 @@ class Measurer:
         preferred one. answers: what the model's numbers mean when its card is wrong.
         Raises InputError for a point outside the image, or a camera of another size.
         """
+        return self._engine(reference).measure(open_image(image), uv, camera, answers=answers)
+
+    def depth_map(
+        self,
+        image: Image.Image | ArrayLike | Path | str,
+        camera: Camera,
+        *,
+        budget: int = BUDGET,
+        reference: str | None = None,
+        answers: Quantity | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> DenseMap:
+        """Z of every pixel of a picture taken by `camera`, from `budget` questions (inference/dense.py).
+
+        reference: default text where the model knows it, as one reading of the picture then serves all questions.
+        progress: called with (questions asked, budget). Raises InputError for a budget below 1 or a camera of another
+        size.
+        """
+        engine = self._engine(reference or cheapest_reference(self.loaded.card))
+        return depth_map(engine, open_image(image), camera, budget=budget, answers=answers, progress=progress)
+
+    def _engine(self, reference: str | None) -> Engine:
         if reference not in self._engines:
             self._engines[reference] = Engine(self.loaded, reference=reference, batch=self.batch)
-        return self._engines[reference].measure(open_image(image), uv, camera, answers=answers)
+        return self._engines[reference]
 
 
 def load(

@@ -1,6 +1,6 @@
 """The one exception for bad input.
 
-Raised anywhere in the library, caught once in `cli.py`: one line on stderr, exit status 2. The message says
+Raised anywhere in the library, caught once in `cli/__init__.py`: one line on stderr, exit status 2. The message says
 what is wrong, where, and what would mend it; it never contains a newline.
 """
 

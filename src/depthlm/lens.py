@@ -108,6 +108,24 @@ class LensCamera:
             return uv
         return _to_pixels(self.camera, self._bend(_to_rays(self.undistorted, uv)))
 
+    def map_to_original(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[H', W'] values at the pixels of the straightened picture -> [H, W] at the original ones, the nearest one's.
+
+        NaN where the ray of an original pixel has no place in the straightened picture. A z stays what it is: both
+        cameras look along one axis.
+        """
+        if self.is_pinhole:
+            return values
+        camera = self.undistorted
+        v, u = np.mgrid[: self.camera.height, : self.camera.width]
+        original = np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float64)
+        uv = _to_pixels(camera, self._straighten(_to_rays(self.camera, original)))
+        found = np.isfinite(uv).all(axis=1) & camera.contains(np.nan_to_num(uv, nan=-9))
+        column, row = np.rint(uv[found]).astype(np.int64).T
+        out = np.full(len(uv), np.nan, dtype=np.float32)
+        out[found] = values[row.clip(0, camera.height - 1), column.clip(0, camera.width - 1)]
+        return out.reshape(u.shape)
+
     def _maps(self, camera: Camera) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """[H, W] each: where every pixel of the straightened picture lies in the original."""
         import cv2

@@ -28,11 +28,13 @@ class PointCloud:
 
     xyz: [N, 3] metres, camera frame (x right, y down, z forward). rgb: [N, 3] uint8 sRGB.
     edge: [N] >= 0, how far inverse depth is from being straight across the pixel, over its own value.
+    normal: [N, 3] unit vectors of the surface, towards the camera.
     """
 
     xyz: NDArray[np.float64]
     rgb: NDArray[np.uint8]
     edge: NDArray[np.float64]
+    normal: NDArray[np.float64]
 
     @classmethod
     def from_depth(
@@ -66,7 +68,9 @@ class PointCloud:
         valid = keep & np.isfinite(depth) & (depth > 0)
         v, u = np.nonzero(valid)  # [N] each
         xyz = camera.unproject(np.stack([u, v], axis=1), depth[valid])
-        return cls(xyz, rgb[valid], _edge_strength(depth, valid)[valid])
+        grid = np.full((*size, 3), np.nan)
+        grid[valid] = xyz
+        return cls(xyz, rgb[valid], _edge_strength(depth, valid)[valid], _normals(grid)[valid])
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -88,7 +92,9 @@ class PointCloud:
         if max_edge is not None:
             keep &= self.edge <= max_edge
         chosen = np.flatnonzero(keep)[::step]
-        return replace(self, xyz=self.xyz[chosen], rgb=self.rgb[chosen], edge=self.edge[chosen])
+        return replace(
+            self, xyz=self.xyz[chosen], rgb=self.rgb[chosen], edge=self.edge[chosen], normal=self.normal[chosen]
+        )
 
     def render(
         self,
@@ -133,7 +139,7 @@ class PointCloud:
             raise InputError(
                 f"{target}: the point cloud has no points; no pixel has a depth, or the filter took them all"
             )
-        _write_whole(target, writers[target.suffix.lower()](self))
+        write_whole(target, writers[target.suffix.lower()](self))
         return target
 
 
@@ -155,12 +161,36 @@ def _edge_strength(z: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[
     return strength
 
 
+def _normals(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[H, W, 3] points, NaN for none -> unit normals towards the camera, NaN where there is no point.
+
+    Along each axis the nearer neighbour of the two is taken, the one that lies on the same surface at an edge. A point
+    without neighbours faces the camera.
+    """
+    steps = []
+    for axis in (1, 0):
+        ahead = np.full(xyz.shape, np.nan)
+        inner = np.moveaxis(ahead, axis, 0)
+        inner[:-1] = np.diff(np.moveaxis(xyz, axis, 0), axis=0)
+        behind = np.full(xyz.shape, np.nan)
+        np.moveaxis(behind, axis, 0)[1:] = inner[:-1]
+        lengths = [np.nan_to_num(np.linalg.norm(step, axis=2), nan=np.inf) for step in (ahead, behind)]
+        steps.append(np.where((lengths[0] <= lengths[1])[..., None], ahead, behind))
+    normal = np.cross(steps[1], steps[0])
+    length = np.linalg.norm(normal, axis=2, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        facing = -xyz / np.linalg.norm(xyz, axis=2, keepdims=True)
+        normal = np.where(length > 0, normal / length, facing)
+        away = (normal * xyz).sum(axis=2, keepdims=True) > 0
+    return np.where(away, -normal, normal)
+
+
 def _ply_bytes(cloud: PointCloud) -> bytes:
-    """Binary little-endian PLY: float x y z, uchar red green blue."""
-    vertex = np.empty(
-        len(cloud), dtype=[("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    )
+    """Binary little-endian PLY: float x y z nx ny nz, uchar red green blue."""
+    floats = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
+    vertex = np.empty(len(cloud), dtype=[*floats, ("red", "u1"), ("green", "u1"), ("blue", "u1")])
     vertex["x"], vertex["y"], vertex["z"] = cloud.xyz.T
+    vertex["nx"], vertex["ny"], vertex["nz"] = cloud.normal.T
     vertex["red"], vertex["green"], vertex["blue"] = cloud.rgb.T
     types = {"<f4": "float", "|u1": "uchar"}
     header = [
@@ -185,8 +215,8 @@ def _glb_bytes(cloud: PointCloud) -> bytes:
     return bytes(trimesh.Scene(points).export(file_type="glb"))
 
 
-def _write_whole(target: Path, data: bytes) -> None:
-    """Write through a temporary file of the same folder, then rename."""
+def write_whole(target: Path, data: bytes) -> None:
+    """Write through a temporary file of the same folder, then rename. Raises InputError when that cannot be."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

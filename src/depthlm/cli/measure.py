@@ -1,4 +1,4 @@
-"""Commands that measure pictures: demo, predict."""
+"""Commands that measure pictures: demo, predict, map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ import typer
 
 from depthlm.cli.app import app
 from depthlm.cli.helpers import emit, load, parse_point, progress_bar, require_writable
-from depthlm.cli.options import Answers, Device, Dtype, Json, ModelName, Read, Reference, Revision, Task
+from depthlm.cli.options import (
+    Answers,
+    AssumeFov,
+    CameraFile,
+    CameraFrom,
+    Device,
+    Dtype,
+    Focal,
+    Fov,
+    Json,
+    ModelName,
+    Read,
+    Reference,
+    Revision,
+    Task,
+)
 from depthlm.errors import InputError
 
 
@@ -39,13 +54,11 @@ def predict(
     given: Annotated[
         float | None, typer.Option(help="The number a question states: seconds for speed, m/s for time.")
     ] = None,
-    focal: Annotated[float | None, typer.Option(help="Focal length, pixels.")] = None,
-    fov: Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")] = None,
-    camera: Annotated[Path | None, typer.Option(help="Camera file: ours, ROS camera_info, COLMAP cameras.txt.")] = None,
-    camera_from: Annotated[
-        str | None, typer.Option(metavar="ESTIMATOR", help="Installed estimator to ask when EXIF is silent.")
-    ] = None,
-    assume_fov: Annotated[float | None, typer.Option(help="Field of view when nothing else says, degrees.")] = None,
+    focal: Focal = None,
+    fov: Fov = None,
+    camera: CameraFile = None,
+    camera_from: CameraFrom = None,
+    assume_fov: AssumeFov = None,
     reference: Reference = None,
     answers: Answers = None,
     read: Read = None,
@@ -78,3 +91,48 @@ def predict(
     ]
     text = "\n".join(format_prediction(result) for result in results)
     emit({"model": model, "task": task, "images": results}, as_json, text)
+
+
+@app.command(name="map")
+def map_(
+    model: ModelName,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The picture.")],
+    out: Annotated[
+        Path, typer.Option(help="File: .npy (metres), .png (16 bit, millimetres), .ply or .glb (point cloud).")
+    ],
+    budget: Annotated[int, typer.Option(help="Questions to ask.")] = 2000,
+    max_edge: Annotated[
+        float, typer.Option(help="Of a cloud, leave out points on depth edges sharper than this; 0 keeps all.")
+    ] = 0.1,
+    focal: Focal = None,
+    fov: Fov = None,
+    camera: CameraFile = None,
+    camera_from: CameraFrom = None,
+    assume_fov: AssumeFov = None,
+    reference: Reference = None,
+    answers: Answers = None,
+    read: Read = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Measure every pixel of a picture from a few thousand questions: a depth map or a point cloud."""
+    from depthlm.inference.map_files import check_suffix, format_map, map_photo
+    from depthlm.inference.predict import read_photo
+
+    check_suffix(out)
+    require_writable(out)
+    if budget < 1:
+        raise InputError(f"--budget is {budget}; expected 1 or more questions")
+    photo = read_photo(image, [], focal=focal, fov=fov, file=camera, estimator=camera_from, assume_fov=assume_fov)
+    loaded = load(model, device, dtype, revision)
+    from depthlm.inference.dense import cheapest_reference
+    from depthlm.inference.engine import Engine
+
+    engine = Engine(loaded, reference=reference or cheapest_reference(loaded.card), read=read, batch=32)
+    with progress_bar("map") as progress:
+        result = map_photo(
+            engine, photo, out, budget=budget, answers=answers, max_edge=max_edge or None, progress=progress
+        )
+    emit({"model": model, **result}, as_json, format_map(result))

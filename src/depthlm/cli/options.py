@@ -30,3 +30,12 @@ Read = Annotated[
     typer.Option(help="Which number of the model's belief is its answer; default: what depthlm.json says."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Focal = Annotated[float | None, typer.Option(help="Focal length, pixels.")]
+Fov = Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")]
+CameraFile = Annotated[
+    Path | None, typer.Option("--camera", help="Camera file: ours, ROS camera_info, COLMAP cameras.txt.")
+]
+CameraFrom = Annotated[
+    str | None, typer.Option(metavar="ESTIMATOR", help="Installed estimator to ask when EXIF is silent.")
+]
+AssumeFov = Annotated[float | None, typer.Option(help="Field of view when nothing else says, degrees.")]
