@@ -76,6 +76,33 @@ def annotate(
     return canvas
 
 
+def draw_lengths(
+    image: Image.Image, spans: Sequence[tuple[NDArray[np.float64], str]], *, width: int = 1280
+) -> Image.Image:
+    """The picture, `width` pixels wide, with a line between the two points of each span and its length beside it.
+
+    spans: ([2, 2] pixels of `image`, text).
+    """
+    canvas = image.convert("RGB").resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    unit = width / 1280
+    font, radius = _font(22 * unit, bold=True), 8 * unit
+    taken: list[Box] = []
+    for uv, text in spans:
+        (x0, y0), (x1, y1) = ends = [(float(u), float(v)) for u, v in resize_uv(uv, image.size, canvas.size) + 0.5]
+        draw.line(ends, fill=PAPER, width=round(7 * unit))
+        draw.line(ends, fill=RIGHT, width=round(4 * unit))
+        for end in ends:
+            _dot(draw, end, radius, RIGHT, square=False)
+        middle = ((x0 + x1) / 2, (y0 + y1) / 2)
+        lines = [(text, font, INK)]
+        extent = (draw.textlength(text, font=font) + 26 * unit, _line_height(font) + 13 * unit)
+        box = _place(middle, extent, canvas.size, taken, gap=radius * 1.6)
+        taken.append(box)
+        _card(draw, box, lines, RIGHT, unit)
+    return canvas
+
+
 def with_inset(image: Image.Image, uv: NDArray[np.float64], *, scale: int, reach: int = 10) -> Image.Image:
     """The picture `scale` times larger, with the surroundings of a pixel [2] larger still in the corner far from it."""
     large = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

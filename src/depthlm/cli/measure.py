@@ -62,13 +62,16 @@ def predict(
     reference: Reference = None,
     answers: Answers = None,
     read: Read = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Of --task between: PNG of the picture with the lengths drawn in.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
     """Measure points in pictures; says which camera was used, and why."""
-    from depthlm.inference.predict import format_prediction, predict_image, read_photo
+    from depthlm.inference.predict import format_prediction, predict_image, read_photo, save_lengths
     from depthlm.tasks import get_task
 
     kind = get_task(task)
@@ -76,6 +79,10 @@ def predict(
         raise InputError(f"task {task} is about points; give --point U,V")
     if kind.images == 2 and len(image) != 2:
         raise InputError(f"task {task} is about two images, the first and the second; {len(image)} given")
+    if draw is not None:
+        if task != "between" or len(image) != 1:
+            raise InputError("--draw shows the lengths of --task between in one picture; leave it out otherwise")
+        require_writable(draw)
     uv = [parse_point(text) for text in point or ()]
     cameras: dict[str, Any] = {"focal": focal, "fov": fov, "file": camera}
     cameras |= {"estimator": camera_from, "assume_fov": assume_fov}
@@ -89,6 +96,8 @@ def predict(
         )
         for photo, second in asked
     ]
+    if draw is not None:
+        save_lengths(photos[0], results[0], draw)
     text = "\n".join(format_prediction(result) for result in results)
     emit({"model": model, "task": task, "images": results}, as_json, text)
 

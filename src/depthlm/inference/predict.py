@@ -15,6 +15,8 @@ from depthlm.camera_io import ResolvedCamera, resolve_camera
 from depthlm.errors import InputError
 from depthlm.inference.engine import Engine
 from depthlm.inference.images import read_bytes
+from depthlm.pictures import draw_lengths
+from depthlm.pointcloud import write_whole
 from depthlm.sample import decode_image
 from depthlm.tasks import Second, Subject, get_task
 from depthlm.tasks.answers import Pixel
@@ -241,6 +243,17 @@ def format_prediction(result: dict[str, Any]) -> str:
             f"  z {z:.2f} m  xyz ({x:.2f}, {y:.2f}, {z:.2f}) m"
         )
     return "\n".join(lines)
+
+
+def save_lengths(photo: Photo, result: dict[str, Any], path: Path) -> None:
+    """The photo with the length of each two points drawn in, as PNG. Raises InputError when it cannot be written."""
+    spans = [
+        (np.array(said["points"]), "no answer" if said["value"] is None else f"{said['value']:.2f} {said['unit']}")
+        for said in result["questions"]
+    ]
+    buffer = io.BytesIO()
+    draw_lengths(photo.image, spans).save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())
 
 
 def _short(value: Any) -> str:
