@@ -138,6 +138,24 @@ def test_a_picture_of_a_hundred_million_pixels():
     np.testing.assert_allclose(found.z[::500, ::500], np.broadcast_to(expected, (18, 24)), rtol=0.01)
 
 
+@pytest.mark.parametrize("told", ["inverse", "depth"])
+def test_another_model_s_shape_says_what_lies_between(told):
+    """Few answers and a grey picture: only the shape can know of the ball."""
+    v, u = np.mgrid[: SIZE[1], : SIZE[0]]
+    z = plane(SIZE, 0.001, 0.0, 0.25)
+    ball = (u - 40) ** 2 + (v - 30) ** 2 < 400
+    z[ball] = 1.8 - 0.3 * np.sqrt(1 - ((u - 40) ** 2 + (v - 30) ** 2)[ball] / 400)
+    relative = 40 / z + 7 if told == "inverse" else 3 * z
+    shaped, plain = (complete_image(grey(SIZE), Truth(z), budget=40, shape=s).z for s in (relative, None))
+    error = [np.abs(found / z - 1).mean() for found in (shaped, plain)]
+    assert error[0] < (0.002 if told == "inverse" else 0.02)
+    assert error[1] > 2 * error[0]
+    with pytest.raises(InputError, match=r"the shape is \(3, 3\), the image \(72, 96\)"):
+        complete_image(grey(SIZE), Truth(z), shape=np.ones((3, 3)))
+    few = complete_image(grey(SIZE), Truth(z), budget=5, shape=relative).z
+    np.testing.assert_array_equal(few, complete_image(grey(SIZE), Truth(z), budget=5).z)
+
+
 def test_a_backend_makes_a_map():
     card = ModelCard(focal=64, references=["text"], label="distance")
     camera = Camera.from_fov(64, 48, fov_x=60)
@@ -203,6 +221,30 @@ def test_map_comes_back_in_the_pixels_of_a_bent_picture(photo, tmp_path, capsys)
     z = np.load(tmp_path / "z.npy")
     assert z.shape == (48, 64)
     assert np.isfinite(z).all()
+
+
+def test_map_takes_a_depth_estimation_model(photo, tmp_path, capsys):
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessorPil
+
+    backbone = Dinov2Config(
+        image_size=28, patch_size=14, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[4, 4, 8, 8], fusion_hidden_size=8,
+        head_hidden_size=4, patch_size=14,
+    )  # fmt: skip
+    DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "shape")
+    DPTImageProcessorPil(size={"height": 28, "width": 28}, ensure_multiple_of=14).save_pretrained(tmp_path / "shape")
+    arguments = ("map", "nano", photo, "--fov", 60, "--budget", 30, "--out", tmp_path / "z.npy")
+    status, out, _ = run(capsys, *arguments, "--shape", tmp_path / "shape", "--json")
+    assert (status, json.loads(out)["asked"]) == (0, 30)
+    assert np.isfinite(np.load(tmp_path / "z.npy")).all()
+    (tmp_path / "z.npy").unlink()
+    status, out, err = run(capsys, *arguments, "--shape", tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "is no depth-estimation model of transformers" in err
+    assert not (tmp_path / "z.npy").exists()
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "CMYK", "I;16", "rotated", "L"])

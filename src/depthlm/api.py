@@ -9,7 +9,7 @@ dense = model.depth_map(image, camera, budget=2000)  # dense.z, dense.confidence
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depthlm.inference.dense import BUDGET, DenseMap, cheapest_reference, depth_map
 from depthlm.inference.engine import Engine
@@ -19,7 +19,8 @@ from depthlm.inference.request import Measurement
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
     from depthlm.camera import Camera
@@ -62,16 +63,20 @@ class Measurer:
         budget: int = BUDGET,
         reference: str | None = None,
         answers: Quantity | None = None,
+        shape: NDArray[np.floating[Any]] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> DenseMap:
         """Z of every pixel of a picture taken by `camera`, from `budget` questions (inference/dense.py).
 
         reference: default text where the model knows it, as one reading of the picture then serves all questions.
+        shape: [H, W] of a relative-depth model, which then says what lies between the answers (inference/shape.py).
         progress: called with (questions asked, budget). Raises InputError for a budget below 1 or a camera of another
         size.
         """
         engine = self._engine(reference or cheapest_reference(self.loaded.card))
-        return depth_map(engine, open_image(image), camera, budget=budget, answers=answers, progress=progress)
+        return depth_map(
+            engine, open_image(image), camera, budget=budget, answers=answers, shape=shape, progress=progress
+        )
 
     def _engine(self, reference: str | None) -> Engine:
         if reference not in self._engines:

@@ -110,6 +110,10 @@ def map_(
         Path, typer.Option(help="File: .npy (metres), .png (16 bit, millimetres), .ply or .glb (point cloud).")
     ],
     budget: Annotated[int, typer.Option(help="Questions to ask.")] = 2000,
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Depth-estimation model of transformers that says what lies between."),
+    ] = None,
     max_edge: Annotated[
         float, typer.Option(help="Of a cloud, leave out points on depth edges sharper than this; 0 keeps all.")
     ] = 0.1,
@@ -138,10 +142,20 @@ def map_(
     loaded = load(model, device, dtype, revision)
     from depthlm.inference.dense import cheapest_reference
     from depthlm.inference.engine import Engine
+    from depthlm.inference.shape import predict_shape
 
+    chosen = device or str(next(loaded.model.parameters()).device)
+    guide = None if shape is None else (lambda picture: predict_shape(shape, picture, device=chosen))
     engine = Engine(loaded, reference=reference or cheapest_reference(loaded.card), read=read, batch=32)
     with progress_bar("map") as progress:
         result = map_photo(
-            engine, photo, out, budget=budget, answers=answers, max_edge=max_edge or None, progress=progress
+            engine,
+            photo,
+            out,
+            budget=budget,
+            answers=answers,
+            shape=guide,
+            max_edge=max_edge or None,
+            progress=progress,
         )
     emit({"model": model, **result}, as_json, format_map(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.spatial import Delaunay, cKDTree
 
 from depthlm.errors import InputError
 from depthlm.inference.completion import Completer
+from depthlm.inference.shape import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,12 +60,13 @@ def depth_map(
     *,
     budget: int = BUDGET,
     answers: Quantity | None = None,
+    shape: NDArray[np.floating[Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DenseMap:
     """The depth map of a picture by `budget` questions. progress: called with (asked, budget).
 
-    answers: what the model's numbers mean, default what its card says. Raises InputError for a budget below 1, a camera
-    of another size, and a model that answers no question with a number.
+    answers: what the model's numbers mean, default what its card says. shape: see `complete_image`. Raises InputError
+    for a budget below 1, a camera of another size, and a model that answers no question with a number.
     """
     if (camera.width, camera.height) != image.size:
         size = f"{image.width}x{image.height}"
@@ -75,7 +77,7 @@ def depth_map(
         with np.errstate(invalid="ignore", divide="ignore"):
             return found.z, np.log(found.high / found.low) / _SIGMAS
 
-    return complete_image(image, ask, budget=budget, progress=progress)
+    return complete_image(image, ask, budget=budget, shape=shape, progress=progress)
 
 
 def cheapest_reference(card: ModelCard) -> str | None:
@@ -88,11 +90,18 @@ def complete_image(
     ask: Ask,
     *,
     budget: int = BUDGET,
+    shape: NDArray[np.floating[Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DenseMap:
-    """The same with whatever answers `ask`; it sees pixels of `image`, each at most once."""
+    """The same with whatever answers `ask`; it sees pixels of `image`, each at most once.
+
+    shape: [H, W] depth, or inverse depth, of another model up to scale and shift (shape.py): answers say how large
+    things are, it says what lies between. Then not depth is completed but its ratio to that of the aligned shape.
+    """
     if budget < 1:
         raise InputError(f"--budget is {budget}; expected 1 or more questions")
+    if shape is not None and shape.shape != (image.height, image.width):
+        raise InputError(f"the shape is {shape.shape}, the image {(image.height, image.width)} (height, width)")
     shrink = max(1, math.ceil(math.sqrt(image.width * image.height / LARGEST)))
     work = image if shrink == 1 else image.resize((image.width // shrink, image.height // shrink), Image.Resampling.BOX)
     scale = np.array(image.size) / np.array(work.size)
@@ -110,7 +119,8 @@ def complete_image(
         errors.append(error)
         told(sum(map(len, asked)), budget)
 
-    completer = Completer(work)
+    guide = None if shape is None else Shape(cv2.resize(shape.astype(np.float32), work.size), Completer(work))
+    completer = Completer(work) if guide is None else guide
     put(_first_points(work.size, budget))
     for number in range(_ROUNDS, 0, -1):
         points, z = np.concatenate(asked), np.concatenate(said)
@@ -160,7 +170,7 @@ def _first_points(size: tuple[int, int], budget: int) -> NDArray[np.int64]:
 
 
 def _next_points(
-    completer: Completer,
+    completer: Completer | Shape,
     size: tuple[int, int],
     points: NDArray[np.int64],
     known: NDArray[np.bool_],

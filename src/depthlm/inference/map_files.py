@@ -33,18 +33,21 @@ def map_photo(
     *,
     budget: int,
     answers: Quantity | None = None,
+    shape: Callable[[Image.Image], NDArray[np.floating[Any]]] | None = None,
     max_edge: float | None = MAX_EDGE,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a photo densely and write the map; what was done, as plain values.
 
     path: .npy float32 metres along the principal axis; .png 16 bit, millimetres, 0 for none or beyond 65.5 m; .ply and
-    .glb a coloured point cloud, without points whose `edge` is above max_edge. Raises InputError for another suffix
+    .glb a coloured point cloud, without points whose `edge` is above max_edge. shape: the straightened picture -> what
+    a relative-depth model sees. Raises InputError for another suffix
     before anything is asked.
     """
     check_suffix(path)
     image, camera, _ = photo.resolved.straighten(photo.image, photo.uv)
-    dense = depth_map(backend, image, camera, budget=budget, answers=answers, progress=progress)
+    relative = None if shape is None else shape(image)
+    dense = depth_map(backend, image, camera, budget=budget, answers=answers, shape=relative, progress=progress)
     lens = photo.resolved.lens
     z = dense.z if lens is None else lens.map_to_original(dense.z)
     points = None
