@@ -225,3 +225,37 @@ def test_batch_does_not_change_the_choice(loaded: Any, monkeypatch: pytest.Monke
 def test_bad_settings(loaded: Any, field: str, value: Any) -> None:
     with pytest.raises(InputError, match=str(value)):
         evaluate(loaded, make_samples(), EvaluationConfig(**{field: value}))
+
+
+def test_a_cluster_gives_the_records_of_one_machine(tmp_path: Path, tiny_model: Path, capsys: Any) -> None:
+    pytest.importorskip("ray")
+    from cli_runner import run
+    from depthlm.data.shards import write_shards
+
+    write_shards(make_samples(4, 160), tmp_path / "data")
+    arguments = ("eval", tiny_model, tmp_path / "data", "--points", 600, "--reference", "text")
+    assert run(capsys, *arguments, "--out", tmp_path / "here")[0] == 0
+    status, _, told = run(capsys, *arguments, "--out", tmp_path / "spread", "--ray", "local")
+    assert status == 0, told
+    here, spread = (pq.read_table(tmp_path / name / "points.parquet").to_pylist() for name in ("here", "spread"))
+    assert here == spread
+    # One part was lost: it alone is asked again.
+    (tmp_path / "spread" / "summary.json").unlink()
+    assert run(capsys, *arguments, "--out", tmp_path / "spread")[0] == 0
+    assert pq.read_table(tmp_path / "spread" / "points.parquet").to_pylist() == here
+
+
+def test_a_cluster_that_cannot_be(tmp_path: Path, tiny_model: Path, capsys: Any, monkeypatch: Any) -> None:
+    import sys
+
+    from cli_runner import run
+    from depthlm.data.shards import write_shards
+
+    write_shards(make_samples(1, 4), tmp_path / "data")
+    for extra in (("--backend", "oracle"), ("--suite", "paper")):
+        status, _, told = run(capsys, "eval", tiny_model, tmp_path / "data", "--ray", "local", *extra)
+        assert (status, told.count("\n")) == (2, 1)
+        assert "--ray spreads weights over DATA" in told
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status, _, told = run(capsys, "eval", tiny_model, tmp_path / "data", "--ray", "local")
+    assert (status, "pip install depthlm[ray]" in told) == (2, True)

@@ -81,6 +81,9 @@ def evaluate_(
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Ray cluster address, or local: each of its workers loads the model and asks.")
+    ] = None,
     backend: Annotated[
         Literal["hf", "openai", "constant", "oracle"],
         typer.Option(help="Who answers: weights here, an OpenAI-compatible server, one fixed answer, or the truth."),
@@ -127,6 +130,12 @@ def evaluate_(
     asked: dict[str, Any] = {"reference": reference, "task": task, "answers": answers, "points": points, "seed": seed}
     asked |= {"batch": batch, "intervals": intervals, "read": read}
     asked |= {"batch_mem": batch_mem, "forced": forced, "decimals": decimals}
+    if ray is not None:
+        if backend != "hf" or suite is not None or not data:
+            raise InputError("--ray spreads weights over DATA; leave --backend and --suite out")
+        from depthlm.cluster import import_ray
+
+        import_ray()
     if price is not None:
         parse_price(price)
     server = ServerOptions(
@@ -185,11 +194,19 @@ def evaluate_(
             config = EvaluationConfig(
                 **asked | {"task": name}, label=label if label is not None and path.suffix == ".jsonl" else "z"
             )
+            spread = None
+            if ray is not None:
+                from depthlm.evaluation.cluster import OnRay
+
+                spread = OnRay(
+                    address=ray, model=model, data=path.absolute(), device=device, dtype=dtype, revision=revision,
+                    images=None if images is None else images.absolute(), label=label, skip_bad=skip_bad,
+                )  # fmt: skip
             try:
                 with progress_bar(f"{path.name} {name}") as progress:
                     run = evaluate(
                         answerer, samples, config, model_name=model, data_name=str(path), progress=progress,
-                        out=run_folder,
+                        out=run_folder, elsewhere=spread,
                     )  # fmt: skip
             except NothingToAskError as error:
                 if not is_table:

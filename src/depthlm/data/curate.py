@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.cluster import connected, import_ray
 from depthlm.data.choose import choose_frames, read_sample
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.data.shards import build_manifest, write_shard
@@ -57,7 +58,7 @@ def curate(
     """
     root, out = Path(root), Path(out)
     if ray is not None:
-        _import_ray()  # before anything is written
+        import_ray()  # before anything is written
     reader = get_reader(config.dataset)
     if choices is None:
         indexed, choices = choose_frames(config, root)
@@ -242,21 +243,8 @@ def _with_processes(parts: list[_Part], workers: int) -> Iterator[dict[str, Any]
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray needs the package ray; pip install depthlm[ray]") from None
-    return ray
-
-
 def _with_ray(parts: list[_Part], address: str) -> Iterator[dict[str, Any]]:
-    ray = _import_ray()
-    try:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"--ray {address}: no cluster there ({error}); give its address or 'local'") from error
-    try:
+    with connected(address) as ray:
         task = ray.remote(_run_part)
         limit = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
         queue = iter(parts)
@@ -271,8 +259,6 @@ def _with_ray(parts: list[_Part], address: str) -> Iterator[dict[str, Any]]:
                 yield ray.get(finished)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-    finally:
-        ray.shutdown()
 
 
 # --- the output folder -----------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from depthlm.tasks import Context, Question, Task
     from depthlm.tasks.answers import AnswerKind
 
+    # a config, and rows [n, 2] to ask about by part -> (part, its records), in any order
+    Elsewhere = Callable[["EvaluationConfig", dict[int, NDArray[np.int64]]], Iterator[tuple[int, list[dict[str, Any]]]]]
+
 PART_POINTS = 256  # what an interruption can cost
 BLOCK_IMAGES = 32  # in memory at a time
 # What only a number has, so that every summary has the same keys.
@@ -92,17 +95,19 @@ def evaluate(
     model_name: str | None = None,
     data_name: str = "",
     out: Path | str | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate whatever answers, and return the summary (keys of DESIGN section 6; None where a figure does not exist).
 
     model: a loaded model, asked as the config says; or a backend, made with a reference of its own.
     out: folder for points.parquet and summary.json; an interrupted run goes on from its last finished part, a finished
-    one is only read again. progress: called with (points done, points in all).
+    one is only read again. elsewhere: who asks in place of this process (evaluation/cluster.py); the same questions.
+    progress: called with (points done, points in all).
     Raises InputError when `out` holds another run or cannot be written, and for data that cannot be evaluated.
     """
     config = config or EvaluationConfig()
-    backend = model if isinstance(model, Backend) else _engine(model, config)
+    backend = model if isinstance(model, Backend) else make_engine(model, config)
     plan = _Plan.of(config, backend.card)
     if backend.reference.kind not in plan.task.references:
         raise InputError(
@@ -131,22 +136,7 @@ def evaluate(
     if folder is not None and (folder / SUMMARY).is_file() and (folder / POINTS).is_file():
         done: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return done
-    table: list[dict[str, Any]] = []
-    for number, start in enumerate(range(0, len(chosen), PART_POINTS)):
-        rows = chosen[start : start + PART_POINTS]
-        part = None if folder is None else folder / _PARTS / f"part-{number:05d}.parquet"
-        records = _read_part(part, len(rows))
-        if records is None:
-            records = []
-            for block in _blocks(rows):
-                records += _ask_block(backend, data, block, plan, config.seed)
-                if progress is not None:
-                    progress(start + len(records), len(chosen))
-            if part is not None:
-                _write_table(records, part)
-        elif progress is not None:
-            progress(start + len(records), len(chosen))
-        table += records
+    table = _gather(backend, data, chosen, config, folder, elsewhere, progress or (lambda done, total: None))
     summary = summarise(table, config, plan.task.answer, bare=counts.count(0)) | {
         "n_skipped": len(getattr(data, "skipped", [])),
         "asked": plan.task.name,
@@ -165,7 +155,51 @@ def evaluate(
     return summary
 
 
-def _engine(loaded: LoadedModel, config: EvaluationConfig) -> Engine:
+def _gather(
+    backend: Backend,
+    data: Samples,
+    chosen: NDArray[np.int64],
+    config: EvaluationConfig,
+    folder: Path | None,
+    elsewhere: Elsewhere | None,
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """The records of all chosen rows [N, 2], in order: parts that are in the folder are read, the others asked."""
+    parts = [chosen[start : start + PART_POINTS] for start in range(0, len(chosen), PART_POINTS)]
+    paths = [None if folder is None else folder / _PARTS / f"part-{k:05d}.parquet" for k in range(len(parts))]
+    found = {k: _read_part(path, len(rows)) for k, (path, rows) in enumerate(zip(paths, parts, strict=True))}
+    done = sum(len(records) for records in found.values() if records is not None)
+    progress(done, len(chosen))
+    missing = {k: parts[k] for k, records in found.items() if records is None}
+    answered = ask_parts(backend, data, missing, config, progress=lambda more: progress(done + more, len(chosen)))
+    for number, records in answered if elsewhere is None else elsewhere(config, missing):
+        found[number] = records
+        done += len(records)
+        progress(done, len(chosen))
+        if (path := paths[number]) is not None:
+            _write_table(records, path)
+    return [record for _, records in sorted(found.items()) for record in records or []]
+
+
+def ask_parts(
+    backend: Backend,
+    data: Samples,
+    parts: dict[int, NDArray[np.int64]],
+    config: EvaluationConfig,
+    progress: Callable[[int], None] = lambda more: None,
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The records of each part's rows [n, 2] (image, point or object). progress: rows of the current part done."""
+    plan = _Plan.of(config, backend.card)
+    for number, rows in parts.items():
+        records: list[dict[str, Any]] = []
+        for block in _blocks(rows):
+            records += _ask_block(backend, data, block, plan, config.seed)
+            progress(len(records))
+        yield number, records
+
+
+def make_engine(loaded: LoadedModel, config: EvaluationConfig) -> Engine:
+    """The engine that asks a loaded model as the config says."""
     return Engine(
         loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read,
         forced=config.forced, decimals=config.decimals, batch_mem=config.batch_mem,
