@@ -126,8 +126,13 @@ def test_a_large_picture_is_completed_smaller(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_picture_of_a_hundred_million_pixels():
+def test_a_picture_of_a_hundred_million_pixels(tmp_path, capsys):
     size = (12_000, 9_000)
+    grey(size).save(tmp_path / "large.png")
+    arguments = ("map", "nano", tmp_path / "large.png", "--fov", 60, "--budget", 20, "--out", tmp_path / "z.npy")
+    status, _, err = run(capsys, *arguments)
+    assert (status, err) == (0, "")
+    assert np.load(tmp_path / "z.npy", mmap_mode="r").shape == size[::-1]
 
     def ask(uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return 1 / (1e-5 * uv[:, 0] + 0.4), np.full(len(uv), np.nan)
@@ -206,6 +211,7 @@ def test_map_writes_every_kind_of_file(photo, tmp_path, capsys):
     assert "3,072 points" in out
     xyz, _ = read_ply((tmp_path / "z.ply").read_bytes())
     np.testing.assert_allclose(xyz[:, 2], z.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(trimesh.load(tmp_path / "z.ply").vertices, xyz, rtol=1e-6)
     assert run(capsys, *arguments, "--out", tmp_path / "z.glb")[0] == 0
     scene = trimesh.load(tmp_path / "z.glb")
     assert 0 < sum(len(part.vertices) for part in scene.geometry.values()) <= 3072

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,6 +107,13 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if read_exif(image).get(0x0112, 1) in (5, 6, 7, 8) else (width, height)
 
 
+def open_encoded(data: bytes) -> Image.Image:
+    """Encoded bytes -> the picture as the file has it, EXIF and all; pixels are not read yet. Raises what PIL does."""
+    with warnings.catch_warnings():  # PIL warns of 90 megapixels, which cameras take, and refuses 180
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data))
+
+
 def decode_image(data: bytes, where: str, size: tuple[int, int] | None = None) -> Image.Image:
     """Encoded bytes -> upright RGB image.
 
@@ -113,7 +121,7 @@ def decode_image(data: bytes, where: str, size: tuple[int, int] | None = None) -
     for bytes that are no complete image and for another size.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_encoded(data)
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{where}: not a readable image, missing or truncated data ({error})") from error

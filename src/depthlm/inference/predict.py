@@ -17,7 +17,7 @@ from depthlm.inference.engine import Engine
 from depthlm.inference.images import read_bytes
 from depthlm.pictures import draw_lengths
 from depthlm.pointcloud import write_whole
-from depthlm.sample import decode_image
+from depthlm.sample import decode_image, open_encoded
 from depthlm.tasks import Second, Subject, get_task
 from depthlm.tasks.answers import Pixel
 
@@ -58,7 +58,7 @@ def read_photo(
     try:
         # EXIF lives in the file as it is, not in the upright copy.
         resolved = resolve_camera(
-            Image.open(io.BytesIO(data)), focal=focal, fov=fov, file=file, estimator=estimator, assume_fov=assume_fov
+            open_encoded(data), focal=focal, fov=fov, file=file, estimator=estimator, assume_fov=assume_fov
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from depthlm.models.loading import LoadedModel
     from depthlm.sample import Samples
     from depthlm.training.dataset import TrainingRows
+    from depthlm.training.safety import StopOnSignal
 
 RECIPE_FILE = "recipe.yaml"
 NEW_NANO = "new-nano"
@@ -42,6 +43,7 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
     StoppedError after a SIGTERM, with everything saved.
     """
     from depthlm.models.loading import load_model, save_model
+    from depthlm.training.safety import StopOnSignal
 
     final = out / "model"
     text = _check_folder(recipe, out)
@@ -55,17 +57,18 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
     start = None if first.exists() else start_model(recipe, sources)
     _claim(out, text)
     done: Path | None = None
-    for stage in recipe.stages:
-        previous, done = done, out / stage.name / "model"
-        if not done.exists():
-            loaded = start if previous is None else load_model(previous)
-            assert loaded is not None
-            report(f"stage {stage.name}: {stage.steps} steps")
-            loaded = train_stage(recipe, stage, loaded, sources, held_out, out / stage.name, report)
-            save_model(loaded.model, loaded.processor, loaded.card, done)
-    assert done is not None, "a recipe has stages"
-    shutil.copytree(done, temporary := out / ".model.partial", dirs_exist_ok=True)
-    temporary.rename(final)
+    with StopOnSignal() as stop:
+        for stage in recipe.stages:
+            previous, done = done, out / stage.name / "model"
+            if not done.exists():
+                loaded = start if previous is None else load_model(previous)
+                assert loaded is not None
+                report(f"stage {stage.name}: {stage.steps} steps")
+                loaded = train_stage(recipe, stage, loaded, sources, held_out, out / stage.name, report, stop)
+                save_model(loaded.model, loaded.processor, loaded.card, done)
+        assert done is not None, "a recipe has stages"
+        shutil.copytree(done, temporary := out / ".model.partial", dirs_exist_ok=True)
+        temporary.rename(final)
     return final
 
 
@@ -77,6 +80,7 @@ def train_stage(
     held_out: Samples | None,
     folder: Path,
     report: Callable[[str], None],
+    stop: StopOnSignal,
 ) -> LoadedModel:
     """Train a model (its weights in place), resuming from the newest checkpoint in `folder`; returns it scored."""
     from transformers.trainer_utils import get_last_checkpoint
@@ -85,7 +89,6 @@ def train_stage(
     from depthlm.models.processor import ThinProcessor
     from depthlm.models.vision_attention import pictures_together
     from depthlm.training.curve import draw_loss_curve
-    from depthlm.training.safety import StopOnSignal
     from depthlm.training.trainer import DepthTrainer, RunLog, training_arguments
 
     processor = loaded.processor
@@ -104,7 +107,6 @@ def train_stage(
     if recipe.gradient_checkpointing:  # here and not in TrainingArguments, where the name changes between versions
         network.gradient_checkpointing_enable()
     log = RunLog(folder, report)
-    stop = StopOnSignal()
     callbacks: list[Any] = [log, stop]
     if held_out is not None and recipe.eval_every:
         from depthlm.training.scoring import EvaluateEvery
@@ -119,11 +121,8 @@ def train_stage(
         callbacks=callbacks,
     )
     log.trainer = trainer
-    try:
-        with pictures_together(loaded.model):
-            trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    finally:
-        stop.close()
+    with pictures_together(loaded.model):
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     stop.check(trainer.state.global_step, folder)
     if recipe.lora is not None:
         loaded = replace(loaded, model=network.merge_and_unload())

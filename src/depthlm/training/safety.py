@@ -23,29 +23,29 @@ KEPT = 2  # checkpoints
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGTERM ends training after the running step, with a checkpoint of it."""
+    """While it is entered, SIGTERM ends training after the running step, with a checkpoint of it.
+
+    A signal that comes between two steps' work (a model is being saved, the next stage begins) counts for the next one.
+    """
 
     def __init__(self) -> None:
         self.received = False
         self._before: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Listen; only a main thread can."""
-        if threading.current_thread() is threading.main_thread():
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():  # only that one can listen
             self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop when asked to."""
         if self.received:
             control.should_save = control.should_training_stop = True
-
-    def close(self) -> None:
-        """Listen no longer."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
 
     def check(self, step: int, folder: Path) -> None:
         """Raises StoppedError when the training that has ended was told to."""
