@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from depthlm.errors import InputError
+from depthlm.inference.interval import QUANTILES, Belief
 from depthlm.inference.request import Answer, Measurement, Request
 from depthlm.models.card import READINGS
 from depthlm.prompts import PROMPTS
 from depthlm.reference import COLOURS, Text, get_reference, group_apart
 from depthlm.tasks import Context, Second, Subject, get_task
+from depthlm.tasks.answers import METRES
 from depthlm.view import View, ViewConfig, make_view
 
 if TYPE_CHECKING:
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from depthlm.camera import Camera
+    from depthlm.inference.interval import Leaf
     from depthlm.models.card import ModelCard
     from depthlm.objects import LabelledObject
     from depthlm.reference import Reference
     from depthlm.sample import Sample
     from depthlm.tasks import Task
+    from depthlm.tasks.numbers import Reading
 
 Quantity = Literal["distance", "z"]
 
@@ -212,6 +216,20 @@ class Backend(ABC):
             high=column("high", "distance"),
             text=[reply.text for reply in replies],
         )
+
+    def answer(self, request: Request, text: str, reading: Reading | None, leaves: list[Leaf]) -> Answer:
+        """A text as an answer, with the belief behind its number.
+
+        reading: where the text is a number, else None. leaves: the numbers it could have been; none where unknown.
+        """
+        if reading is None or not leaves:
+            return Answer(text, request.kind.read(text))
+        belief, unit = Belief(leaves), reading.per_unit
+        value = reading.value if self.read == "greedy" else belief.read(self.read) * unit
+        about_point = request.kind is METRES and (len(request.uv) == 1 or request.shares_markers)
+        wider = self.widen if about_point and request.second is None else 1.0
+        low, high = (belief.quantile(level) * unit for level in QUANTILES)
+        return Answer(text, value, low / wider, high * wider, belief.mass)
 
     @property
     def widen(self) -> float:

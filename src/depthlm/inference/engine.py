@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from depthlm.errors import InputError
 from depthlm.inference.backend import Backend
-from depthlm.inference.interval import QUANTILES, Belief, NumberBeam, whole_step
+from depthlm.inference.interval import NumberBeam, whole_step
 from depthlm.inference.numbers import MOST_TOKENS, NumberEnds, NumberVocabulary, find_number
 from depthlm.inference.request import Answer, Request
 from depthlm.models.processor import ThinProcessor
-from depthlm.tasks.answers import METRES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -221,18 +220,7 @@ class Engine(Backend):
             ]
             with torch.inference_mode():
                 leaves = NumberBeam(step, self.vocabulary).leaves(sequences, prompt_mask, cache, starts)
-        answers = []
-        for request, text, reading, row in zip(requests, texts, readings, leaves, strict=True):
-            if reading is None or not row:
-                answers.append(Answer(text, request.kind.read(text)))
-                continue
-            belief, unit = Belief(row), reading.per_unit
-            value = reading.value if self.read == "greedy" else belief.read(self.read) * unit
-            about_point = request.kind is METRES and (len(request.uv) == 1 or request.shares_markers)
-            wider = self.widen if about_point and request.second is None else 1.0
-            low, high = (belief.quantile(level) * unit for level in QUANTILES)
-            answers.append(Answer(text, value, low / wider, high * wider, belief.mass))
-        return answers
+        return [self.answer(*row) for row in zip(requests, texts, readings, leaves, strict=True)]
 
 
 def _weights_digest(path: Path) -> str:

@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 from depthlm.errors import BackendError, InputError
 from depthlm.inference.backend import Backend
 from depthlm.inference.cache import AnswerCache
-from depthlm.inference.interval import QUANTILES, Belief, Leaf
-from depthlm.inference.request import Answer
+from depthlm.inference.interval import Leaf
 from depthlm.models.card import RELEASED, ModelCard
-from depthlm.tasks.answers import METRES
 from depthlm.view import ViewConfig
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from depthlm.inference.request import Request
+    from depthlm.inference.request import Answer, Request
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 TOP = 20  # alternatives to a token that are asked for: as many as servers give
@@ -197,14 +195,7 @@ class ServerBackend(Backend):
         text = record["text"]
         reading = request.kind.locate(text)
         leaves = [] if reading is None else number_leaves(record["tokens"], reading.literal)
-        if reading is None or not leaves:
-            return Answer(text, request.kind.read(text))
-        belief, unit = Belief(leaves), reading.per_unit
-        value = reading.value if self.read == "greedy" else belief.read(self.read) * unit
-        about_point = request.kind is METRES and (len(request.uv) == 1 or request.shares_markers)
-        wider = self.widen if about_point and request.second is None else 1.0
-        low, high = (belief.quantile(level) * unit for level in QUANTILES)
-        return Answer(text, value, low / wider, high * wider, belief.mass)
+        return self.answer(request, text, reading, leaves)
 
 
 def number_leaves(tokens: Sequence[tuple[str, Sequence[tuple[str, float]]]], literal: str) -> list[Leaf]:
