@@ -84,7 +84,7 @@ class ChatServer:
             handler.connection.close()
             return
         if fault == "hang":
-            time.sleep(2.0)
+            time.sleep(8.0)
             handler.close_connection = True
             return
         status, kind, headers = 200, "application/json", {}

@@ -68,7 +68,7 @@ def serve():
 
 
 def backend(server: ChatServer, **options: Any) -> ServerBackend:
-    return ServerBackend("m", base_url=server.url, card=CARD, **{"first_wait": 0.01, "timeout": 0.5, **options})
+    return ServerBackend("m", base_url=server.url, card=CARD, **{"first_wait": 0.01, "timeout": 5.0, **options})
 
 
 # --- floors and ceilings ----------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ import platform
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from depthlm.errors import InputError
+from depthlm.training.ranks import Ranks
 from depthlm.training.recipe import DataSource, Recipe, Stage
 
 if TYPE_CHECKING:
@@ -45,17 +47,22 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
     from depthlm.models.loading import load_model, save_model
     from depthlm.training.safety import StopOnSignal
 
+    ranks = Ranks()
+    if not ranks.main:
+        report = lambda line: None  # noqa: E731
     final = out / "model"
     text = _check_folder(recipe, out)
     if final.exists():
         report(f"already trained: {final}")
         return final
-    # Everything that can be wrong with the input is opened before the run folder appears.
+    # Everything that can be wrong with the input is opened before the run folder appears. One process renders.
+    wanted = [*recipe.data, *([] if recipe.eval is None else [recipe.eval])]
+    ranks.first(lambda: [open_source(source, report) for source in wanted])
     sources = [open_source(source, report) for source in recipe.data]
     held_out = None if recipe.eval is None else open_source(recipe.eval, report)
     first = out / recipe.stages[0].name / "model"
     start = None if first.exists() else start_model(recipe, sources)
-    _claim(out, text)
+    ranks.first(lambda: _claim(out, text))
     done: Path | None = None
     with StopOnSignal() as stop:
         for stage in recipe.stages:
@@ -65,11 +72,16 @@ def run_recipe(recipe: Recipe, out: Path, *, report: Callable[[str], None] = lam
                 assert loaded is not None
                 report(f"stage {stage.name}: {stage.steps} steps")
                 loaded = train_stage(recipe, stage, loaded, sources, held_out, out / stage.name, report, stop)
-                save_model(loaded.model, loaded.processor, loaded.card, done)
+                ranks.first(partial(save_model, loaded.model, loaded.processor, loaded.card, done))
         assert done is not None, "a recipe has stages"
-        shutil.copytree(done, temporary := out / ".model.partial", dirs_exist_ok=True)
-        temporary.rename(final)
+        ranks.first(partial(_publish, done, final))
     return final
+
+
+def _publish(done: Path, final: Path) -> None:
+    """The last stage's model as the run's; appears by rename."""
+    shutil.copytree(done, temporary := final.with_name(".model.partial"), dirs_exist_ok=True)
+    temporary.rename(final)
 
 
 def train_stage(
@@ -106,9 +118,10 @@ def train_stage(
     network = loaded.model if recipe.lora is None else _with_lora(loaded.model, recipe)
     if recipe.gradient_checkpointing:  # here and not in TrainingArguments, where the name changes between versions
         network.gradient_checkpointing_enable()
+    main = Ranks().main
     log = RunLog(folder, report)
-    callbacks: list[Any] = [log, stop]
-    if held_out is not None and recipe.eval_every:
+    callbacks: list[Any] = [log, stop] if main else [stop]
+    if main and held_out is not None and recipe.eval_every:
         from depthlm.training.scoring import EvaluateEvery
 
         callbacks.append(EvaluateEvery(loaded, held_out, recipe, folder, report))
@@ -126,11 +139,12 @@ def train_stage(
     stop.check(trainer.state.global_step, folder)
     if recipe.lora is not None:
         loaded = replace(loaded, model=network.merge_and_unload())
-    if held_out is not None:
+    if main and held_out is not None:
         from depthlm.training.scoring import score_and_log
 
         score_and_log(loaded, held_out, recipe, folder, stage.steps, report)
-    draw_loss_curve(folder)
+    if main:
+        draw_loss_curve(folder)
     return loaded
 
 
@@ -144,7 +158,7 @@ def stage_rows(recipe: Recipe, stage: Stage, loaded: LoadedModel, sources: Seque
 
     processor = loaded.processor
     assert isinstance(processor, ThinProcessor), "start_model takes no other"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = Ranks().world
     return TrainingRows(
         sources=sources,
         mixture=Mixture(sources, data_weights(recipe, sources, world), recipe.seed),

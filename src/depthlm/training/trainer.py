@@ -6,6 +6,8 @@ import json
 import math
 import shutil
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from depthlm.training.rows import collate_rows
 from depthlm.training.safety import SAVING, publish_checkpoint, refuse_checkpoint, refuse_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from transformers import TrainerControl, TrainerState
 
@@ -50,7 +52,11 @@ class DepthTrainer(Trainer):
         """Loss of one micro-batch; keeps the tallies that the log divides by time."""
         network = self.accelerator.unwrap_model(model)
         network = network.get_base_model() if hasattr(network, "get_base_model") else network
-        loss, parts = answer_loss(network, inputs, word_weight=self.stage.image_words, items=num_items_in_batch)
+        # Through the wrapper's own forward: DDP and FSDP synchronise gradients and gather weights nowhere else.
+        with _forward(network, partial(answer_loss, network, word_weight=self.stage.image_words)):
+            loss, parts = model(inputs, items=num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # items are those of all; gradients will be averaged
         self.seen["tokens"] += float((inputs["attention_mask"].diagonal(dim1=-2, dim2=-1)).sum())
         self.seen["images"] += len(inputs["input_ids"])
         self.seen["batches"] += 1
@@ -104,6 +110,20 @@ class DepthTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         # The mixture already permutes: the order IS the index, which is what makes resuming exact.
         return SequentialSampler(self.train_dataset)
+
+
+@contextmanager
+def _forward(network: torch.nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """While it is entered, calling the network calls the function."""
+    before = network.__dict__.get("forward")
+    network.forward = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del network.forward
+        else:
+            network.forward = before
 
 
 class RunLog(TrainerCallback):

@@ -1,0 +1,61 @@
+"""Two processes train one model: the same weights in both, and those of one process with twice the batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from depthlm.data.shards import write_shards
+from depthlm.models.loading import load_model
+from depthlm.training.recipe import load_recipe
+from depthlm.training.run import run_recipe
+from test_safety import RECIPE, sample
+
+START = """
+import sys
+from pathlib import Path
+import torch
+import depthlm.training.trainer as trainer
+from depthlm.training.recipe import load_recipe
+from depthlm.training.run import run_recipe
+
+whole = trainer.DepthTrainer.train
+
+def train(self, *arguments, **options):
+    result = whole(self, *arguments, **options)
+    weights = torch.cat([p.detach().ravel() for p in self.accelerator.unwrap_model(self.model).parameters()])
+    everyone = [torch.empty_like(weights) for _ in range(2)]
+    torch.distributed.all_gather(everyone, weights)
+    assert torch.equal(*everyone), "the processes have drifted apart"
+    return result
+
+trainer.DepthTrainer.train = train
+run_recipe(load_recipe(Path(sys.argv[1]), sys.argv[3:]), Path(sys.argv[2]), report=print)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
+    write_shards([sample(k) for k in range(12)], tmp_path / "data")
+    (tmp_path / "short.yaml").write_text(RECIPE.replace("DATA", str(tmp_path / "data")))
+    (tmp_path / "start.py").write_text(START)
+    steps = ["stages.0.steps=4", "stages.1.steps=2", "stages.0.lr=1e-4"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(tmp_path / "start.py"), str(tmp_path / "short.yaml"), str(tmp_path / "two"), *steps]  # fmt: skip
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.count("stage one: 4 steps") == 1, "one process reports"
+    doubled = load_recipe(tmp_path / "short.yaml", [*steps, "stages.0.batch=4", "stages.1.batch=4"])
+    run_recipe(doubled, tmp_path / "one")
+    two, one = (load_model(tmp_path / name / "model").model.state_dict() for name in ("two", "one"))
+    start = load_model(tmp_path / "one" / "one" / "model").model.state_dict()
+    assert any(not torch.equal(one[key], start[key]) for key in one)
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5)
