@@ -50,10 +50,10 @@ class DepthTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Loss of one micro-batch; keeps the tallies that the log divides by time."""
-        network = self.accelerator.unwrap_model(model)
-        network = network.get_base_model() if hasattr(network, "get_base_model") else network
+        inner = self.accelerator.unwrap_model(model)
+        network = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
         # Through the wrapper's own forward: DDP and FSDP synchronise gradients and gather weights nowhere else.
-        with _forward(network, partial(answer_loss, network, word_weight=self.stage.image_words)):
+        with _forward(inner, partial(answer_loss, network, word_weight=self.stage.image_words)):
             loss, parts = model(inputs, items=num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # items are those of all; gradients will be averaged
