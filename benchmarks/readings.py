@@ -5,8 +5,9 @@
 
 The same points are read four ways (greedy text, mean, median, best bet for delta1): delta1, AbsRel, and how many
 different values 100 answers have. Coverage of the 80 % interval: the model's own, with the calibration of its card, and
-calibrated on the other half of this data's scenes (each half by the other). Headline: delta1 of the best reading minus
-greedy, and the coverage of halves calibrated on each other.
+calibrated on the other half of this data's scenes (each half by the other). Digits: what is left of the mean reading,
+the finest there is, when its numbers end after so many decimals, as decoding with --decimals does. Headline: delta1
+of the best reading minus greedy, and the coverage of halves calibrated on each other.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from depthlm.evaluation.conformal import LEAST_POINTS, widening
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 from depthlm.evaluation.runs import POINTS
 from depthlm.inference.interval import INTERVAL
+from depthlm.metrics import absrel, delta1
 from depthlm.models.card import READINGS
 from depthlm.models.loading import load_model
 from depthlm.synth.generate import synth_samples
@@ -66,6 +68,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             summary = evaluate(own, data, config, out=Path(folder) / "run")
             table = pq.read_table(Path(folder) / "run" / POINTS)
         values = np.array(table["value"].to_pylist(), dtype=np.float64)
+        if reading == "mean":
+            kept = digits(values, np.array(table["distance"].to_pylist(), dtype=np.float64))
         readings[reading] = {
             **{key: summary[key] for key in ("n", "n_unparsed", "delta1", "delta1_ci", "absrel")},
             "distinct_per_100": distinct(values[np.isfinite(values)]),
@@ -91,6 +95,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "best_reading": best,
         "readings": readings,
         "coverage": coverage,
+        "decimals_kept": kept,
     }  # fmt: skip
 
 
@@ -115,6 +120,18 @@ def intervals(
         "card": None if stored is None else float(inside(stored, every).mean()),
         "halves_on_each_other": float(np.concatenate(crossed).mean()),
     }
+
+
+def digits(values: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+    """delta1 and AbsRel of values cut off after 0 to 3 decimals, and whole ("all")."""
+    found = {}
+    for decimals in (0, 1, 2, 3, None):
+        cut = values if decimals is None else np.floor(values * 10**decimals) / 10**decimals
+        answered = np.isfinite(cut)
+        found["all" if decimals is None else str(decimals)] = {
+            "delta1": delta1(cut, truth), "absrel": absrel(cut[answered], truth[answered]),
+        }  # fmt: skip
+    return found
 
 
 def distinct(values: NDArray[np.float64], draws: int = 200) -> float:
