@@ -42,7 +42,8 @@ from depthlm.models.vision_attention import pictures_together
 from depthlm.synth.generate import synth_samples
 from depthlm.training.optimizer import build_optimizer
 from depthlm.training.recipe import DataSource, Recipe, Stage, load_recipe
-from depthlm.training.run import open_source, stage_rows, start_model
+from depthlm.training.run import start_model
+from depthlm.training.stage import open_source, stage_rows
 from depthlm.view import ViewConfig, make_view
 
 if TYPE_CHECKING:

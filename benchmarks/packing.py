@@ -17,10 +17,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import common
-import numpy as np
 import torch
-from PIL import Image
-from random_models import PINNED, build, parameters, questions
+from random_models import PINNED, build, noise, parameters, questions
 
 from depthlm.errors import InputError
 from depthlm.training.loss import answer_loss
@@ -29,6 +27,8 @@ from depthlm.training.rows import collate_rows, encode_row
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+    from PIL import Image
 
     from depthlm.models.processor import ThinProcessor
     from depthlm.tasks import Question
@@ -55,8 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     loaded = build(PINNED, tuple(PROMPTS.values()), layers=1 if arguments.quick else None)
     processor, model = loaded.processor, loaded.model.train()
     width, height = QUICK_SIZE if arguments.quick else SIZE
-    levels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    image = Image.fromarray(levels)
+    image = noise(width, height)
     rates: dict[str, dict[str, dict[str, float]]] = {}
     tokens: dict[str, int] = {}
     equal: dict[str, bool] = {}

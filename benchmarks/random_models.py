@@ -1,4 +1,4 @@
-"""Models of known size with random weights: benchmarks/models/*.json, and a tokenizer trained on the prompts."""
+"""Models of known size with random weights: architectures of published ones, a pinned small one, a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from depthlm.camera import Camera
+from depthlm.errors import InputError
+from depthlm.models.architecture import architecture_file
 from depthlm.models.card import ModelCard
 from depthlm.models.families import family_of
 from depthlm.models.loading import LoadedModel, image_processor_class
@@ -72,6 +75,13 @@ def build(
     return LoadedModel(model=model.eval(), processor=processor, card=card, path=path)
 
 
+def published(name: str) -> Path:
+    """The architecture of a published model, by the name of its file. Raises InputError for one that is not there."""
+    if not (path := architecture_file(name)).is_file():
+        raise InputError(f"--models: no {path.name} in {path.parent}")
+    return path
+
+
 def train_tokenizer(prompts: Sequence[str], special: Sequence[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE that knows the words of the prompts."""
     tokenizer = Tokenizer(models.BPE())
@@ -103,6 +113,11 @@ def questions(name: str, count: int, width: int, height: int) -> list[Question]:
     for u, v, metres in rng.uniform((0, 0, 0.3), (width - 1, height - 1, 20), (count, 3)):
         made.append(Question(prompt.question(reference, (u, v), camera), prompt.format_answer(metres), metres))
     return made
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture: with random weights any will do."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
 def parameters(model: Any) -> tuple[int, int]:

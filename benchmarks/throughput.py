@@ -3,12 +3,12 @@
     python benchmarks/throughput.py [--models qwen2_5vl_3b,qwen3vl_4b,pixtral_12b] [--points 256] [--json]
     python benchmarks/throughput.py --quick      # one layer each, on whatever is there
 
-For each architecture (benchmarks/models/*.json): the same text questions about one 1280x960 picture at its own focal
-length asked through depthlm's engine with the picture read once, and one by one with `generate`, 8 tokens an answer
-(random weights end no answer); then full training steps of ten questions in one row, gradient checkpointing on: all
-weights with AdamW in bf16 up to 5 billion parameters, LoRA of rank 16 above. MFU counts 6 FLOPs per weight and token
-(LoRA: 4), vision weights by patches, attention left out, against 989 TFLOP/s (dense bf16 of an H100). Headline: points
-per second of shared reading over one by one, the smallest of the models.
+For each architecture (src/depthlm/models/architectures/*.json): the same text questions about one 1280x960 picture at
+its own focal length asked through depthlm's engine with the picture read once, and one by one with `generate`, 8 tokens
+an answer (random weights end no answer); then full training steps of ten questions in one row, gradient checkpointing
+on: all weights with AdamW in bf16 up to 5 billion parameters, LoRA of rank 16 above. MFU counts 6 FLOPs per weight and
+token (LoRA: 4), vision weights by patches, attention left out, against 989 TFLOP/s (dense bf16 of an H100). Headline:
+points per second of shared reading over one by one, the smallest of the models.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import common
 import numpy as np
 import torch
-from PIL import Image
-from random_models import MODELS, build, parameters, questions
+from random_models import build, noise, parameters, published, questions
 
 from depthlm.camera import Camera
 from depthlm.errors import InputError
@@ -46,7 +45,9 @@ QUESTIONS, STEPS, TOKENS = 10, 3, 8
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 1 when a model trains to a loss that is no number, or answers are lost."""
     options = common.parser(__doc__)
-    options.add_argument("--models", default="qwen2_5vl_3b,qwen3vl_4b,pixtral_12b", help="files of benchmarks/models")
+    options.add_argument(
+        "--models", default="qwen2_5vl_3b,qwen3vl_4b,pixtral_12b", help="files of models/architectures"
+    )
     options.add_argument("--points", type=int, default=256, help="asked through the engine; one in 64 also one by one")
     options.add_argument("--rows", type=int, default=2, help="pictures of a training step")
     return common.run(options, measure, argv)
@@ -56,16 +57,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every model after the other."""
     if arguments.points < 1 or arguments.rows < 1:
         raise InputError("--points and --rows take 1 or more")
-    names = arguments.models.split(",")
-    for name in names:
-        if not (MODELS / f"{name}.json").is_file():
-            raise InputError(f"--models: no {name}.json in {MODELS}")
+    files = {name: published(name) for name in arguments.models.split(",")}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {}
-    for name in names:
+    for name, path in files.items():
         common.progress(name)
         loaded = build(
-            MODELS / f"{name}.json", layers=1 if arguments.quick else None, device=device,
+            path, layers=1 if arguments.quick else None, device=device,
             dtype=torch.bfloat16 if device == "cuda" else torch.float32,
         )  # fmt: skip
         found[name] = ask(loaded, arguments) | train(loaded, arguments)
@@ -84,15 +82,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def picture(quick: bool) -> Image.Image:
-    """Noise: with random weights any picture will do."""
-    width, height = QUICK_SIZE if quick else SIZE
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
-
 def ask(loaded: LoadedModel, arguments: argparse.Namespace) -> dict[str, Any]:
     """Points per second, shared and one by one."""
-    image = picture(arguments.quick)
+    image = noise(*(QUICK_SIZE if arguments.quick else SIZE))
     loaded.card.max_new_tokens = TOKENS
     loaded.model.generation_config.eos_token_id = None
     camera = Camera.from_focal(loaded.card.focal, *image.size)
@@ -131,7 +123,7 @@ def train(loaded: LoadedModel, arguments: argparse.Namespace) -> dict[str, Any]:
     model.gradient_checkpointing_enable()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5)
-    image = picture(arguments.quick)
+    image = noise(*(QUICK_SIZE if arguments.quick else SIZE))
     image = image.crop((0, 0, *(side // processor.grid * processor.grid for side in image.size)))
     row = encode_row(processor, [image], questions("depthlm", QUESTIONS, *image.size))
     batch = collate_rows(processor, [row] * arguments.rows)

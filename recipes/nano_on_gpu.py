@@ -27,7 +27,8 @@ import torch
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 from depthlm.models.loading import load_model, save_model
 from depthlm.training.recipe import Recipe, Stage, load_recipe
-from depthlm.training.run import open_source, run_recipe
+from depthlm.training.run import run_recipe
+from depthlm.training.stage import open_source
 
 HERE = Path(__file__).resolve().parent
 NANO, JOINT = HERE / "nano.yaml", HERE / "nano-joint.yaml"

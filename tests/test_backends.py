@@ -344,8 +344,58 @@ def test_backends_on_the_command_line(serve, shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "reference", "pattern", "scale"),
+    [
+        ("gemini", "text", r"Look at the point \[(?P<y>\d+), (?P<x>\d+)\]", (1000, 1000)),
+        ("qwen", "text", r'"point_2d": \[(?P<x>\d+), (?P<y>\d+)\]}, in relative', (1000, 1000)),
+        ("general", "text-pixels", r"pixel \((?P<x>\d+), (?P<y>\d+)\)", (80, 60)),
+        ("general-camera", "text", r"fx = 80.0.*point \((?P<x>\d+), (?P<y>\d+)\)", (1000, 1000)),
+        ("general", "arrow", None, None),
+    ],
+)
+def test_a_model_that_nobody_trained_to_measure(serve, shards, capsys, tmp_path, name, reference, pattern, scale):
+    """It gets the picture as it is, and words made for it; the reader finds the point they name."""
+    given = samples(3)
+    pictures = {sample.load_image().tobytes() for sample in given}
+
+    def answer(body: dict[str, Any]) -> str:
+        picture, words = (part for part in body["messages"][-1]["content"])
+        sent = Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].partition(",")[2])))
+        assert sent.size == (80, 60) or reference == "arrow", "an arrow near the border needs more room"
+        assert (sent.convert("RGB").tobytes() in pictures) == (pattern is not None)
+        if pattern is None:
+            return "I would say <answer>2</answer>"
+        found = re.search(pattern, words["text"])
+        u, v = int(found["x"]) * 80 / scale[0], int(found["y"]) * 60 / scale[1]
+        z = 1 + u / 20 + v / 30
+        return f"Roughly: <answer>{z * CAMERA.ray_factor([(u, v)])[0]:.2f}</answer>"
+
+    server = serve(answer)
+    status, out, _ = run(
+        capsys, "eval", "gpt-x", shards, "--backend", "openai", "--base-url", server.url, "--prompt", name,
+        "--reference", reference, "--points", 20, "--json", "--out", tmp_path / "run",
+    )  # fmt: skip
+    summary = json.loads(out)
+    assert (status, summary["n_unparsed"], summary["answers"]) == (0, 0, "distance")
+    assert summary["given"] == "the picture as it is" + (
+        ", and its true focal length in words" if "camera" in name else ""
+    )
+    assert summary["given"] in (tmp_path / "run" / "report.md").read_text()
+    if pattern is not None:
+        assert summary["delta1"] == 1.0
+        assert summary["absrel"] < 0.02
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--prompt", "polite"], "unknown prompt 'polite'; choose one of"),
+        (
+            ["--backend", "constant", "--prompt", "gemini", "--reference", "text-pixels"],
+            "prompt 'gemini' has no question",
+        ),
+        (["--backend", "constant", "--prompt", "qwen", "--card", "nano"], "leave --card out"),
+        (["--backend", "constant", "--prompt", "text-pixels"], "--prompt text-pixels asks by text-pixels"),
         (["--backend", "openai"], "needs --base-url"),
         (["--backend", "openai", "--base-url", "localhost:1"], "expected an address such as"),
         (["--base-url", "http://x"], "--base-url is for --backend openai"),

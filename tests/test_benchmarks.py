@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from depthlm.models.chat import IGNORE
 from depthlm.synth.generate import generate
 from depthlm.training.dataset import WORDS_PER_DECADE
 from depthlm.training.recipe import load_recipe
-from depthlm.training.run import open_source, stage_rows, start_model
+from depthlm.training.run import start_model
+from depthlm.training.stage import open_source, stage_rows
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = [
@@ -227,6 +230,39 @@ def test_packing(script, capsys):
     assert script("packing").main(["--quick", "--counts", "two"]) == 2
 
 
+def test_training(script, capsys):
+    assert script("training").main(["--json", "--quick", "--questions", "3", "--repeats", "1"]) == 0
+    result = read(capsys)
+    assert result["headline"]["points_over_plain_short"] > 0
+    assert result["checks"]["vlm3_gradients_equal"]
+    assert script("training").main(["--quick", "--prompts", "long"]) == 2
+
+
+def test_plan(script, capsys):
+    plan = script("plan")
+    assert plan.main(["--json", "--quick"]) == 0
+    result = read(capsys)
+    assert {"recorded_pixtral_12b", "qwen3vl_50m_all"} <= set(result)
+    assert result["qwen3vl_50m_all"]["measured"]["peak_gb"] > 0
+    far = {"planned": {"parameters": 100, "peak_gb": 1.0}, "measured": {"parameters": 105, "peak_gb": 1.4}}
+    assert plan.judge({"a": far}, ["a"])["checks"] == {"a_parameters_within_10_%": True, "a_peak_within_25_%": False}
+    assert plan.main(["--quick", "--gpu-models", "qwen9"]) == 2
+
+
+def test_training_by_another_loss_fails(script, capsys, monkeypatch):
+    training = script("training")
+    honest = training.answer_loss
+
+    def lower(model, batch):
+        loss, parts = honest(model, batch)
+        return 0.99 * loss, parts
+
+    monkeypatch.setattr(training, "answer_loss", lower)
+    arguments = ["--json", "--quick", "--questions", "2", "--repeats", "1", "--prompts", "short"]
+    assert training.main(arguments) == 1
+    assert read(capsys)["checks"]["short_loss_equal"] is False
+
+
 def test_metrics(script, capsys, tmp_path):
     arguments = ["--json", "--quick", "--points", "20000", "--draws", "50", "--samples", str(tmp_path)]
     status = script("metrics").main(arguments)
@@ -261,6 +297,26 @@ def test_points(script, capsys):
     assert script("points").main(["--quick", "--growth", "few"]) == 2
 
 
+def test_flying(script, capsys):
+    flying = script("flying")
+    assert flying.main(["--json", "--quick", "--references", "text"]) == 0
+    found = json.loads(capsys.readouterr().out)["references"]["text"]
+    assert found["counts"]["edge"] + found["counts"]["away"] + 24 * found["counts"]["planes"] == found["points"]["n"]
+    assert found["flying"]["at_edges_between"]["value"] <= found["flying"]["at_edges"]["value"]
+    assert [row["place"] for row in found["points"]["by_edge"]] == ["interior", "boundary"]
+    assert flying.main(["--quick", "--references", "pencil"]) == 2
+    capsys.readouterr()
+    (room,) = flying.synth_rendered(1, seed=flying.SEED + 1, views=1)
+    uv, kind = flying.choose_pixels(room, 12, np.random.default_rng(0))
+    sample = flying.to_sample(room, uv)
+    true = flying.flights(room, sample, kind, list(enumerate(sample.z)))
+    assert true["planes"] == 1
+    assert (true["edge_flies"], true["away_flies"], round(true["rough"], 3), round(true["turned"])) == (0, 0, 0, 0)
+    double = flying.flights(room, sample, kind, list(enumerate(1000 * sample.z)))
+    assert (double["edge_flies"], double["edge_between"]) == (double["edge"], 0)
+    assert double["away_flies"] == double["away"] > 0
+
+
 def test_readings(script, capsys):
     readings = script("readings")
     assert readings.main(["--json", "--quick"]) == 0
@@ -270,3 +326,61 @@ def test_readings(script, capsys):
     assert 0 < result["coverage"]["own"] <= 1
     assert readings.main(["--quick", "--reference", "pencil"]) == 2
     assert readings.distinct(np.repeat([1.0, 2.0, 3.001, 3.0], 50)) == 3
+
+
+def test_workers(script, capsys):
+    assert script("workers").main(["--json", "--quick", "--workers", "1,2"]) == 0
+    result = read(capsys)
+    assert set(result["images_per_s"]["0.3"]) == {"in_turn", "1", "2"}
+    assert script("workers").main(["--quick", "--megapixels", "large"]) == 2
+
+
+def test_loader(script, capsys, tmp_path):
+    assert script("loader").main(["--json", "--quick", "--rounds", "1", "--samples", str(tmp_path)]) == 0
+    result = read(capsys)
+    assert not result["config"]["photographs"]
+    assert result["headline"]["samples_over_plain"] > 0
+    assert set(result["labelled_points_per_s"]["shards"]) == {"1", "10"}
+    assert script("loader").main(["--quick", "--rounds", "0"]) == 2
+
+
+def test_a_loader_with_other_pixels_fails(script, capsys, monkeypatch, tmp_path):
+    loader = script("loader")
+    honest = loader.make_training_view
+
+    def brighter(*given, **options):
+        view = honest(*given, **options)
+        return replace(view, image=view.image.point(lambda level: min(255, level + 2)))
+
+    monkeypatch.setattr(loader, "make_training_view", brighter)
+    assert loader.main(["--json", "--quick", "--rounds", "1", "--samples", str(tmp_path)]) == 1
+    checks = read(capsys)["checks"]
+    assert checks["jsonl_pixels_within_one_grey_level"] is False
+
+
+@pytest.mark.slow
+def test_page_load(script, capsys, monkeypatch):
+    page_load = script("page_load")
+    status = page_load.main(["--json", "--quick"])
+    result = read(capsys)
+    assert status == 0, result
+    assert result["headline"]["median_s"] > 0
+    assert result["burst"]["refused"] > 0
+    assert page_load.main(["--quick", "--clients", "0"]) == 2
+
+
+def test_a_page_that_grows_or_errs_fails_the_check(script, capsys, monkeypatch):
+    page_load = script("page_load")
+
+    def grows(self, warm_up, seconds):
+        self.took, self.memory, self.errors = [0.1, 0.2], (100.0, 111.0), ["no figure"]
+
+    monkeypatch.setattr(page_load.Load, "run", grows)
+    monkeypatch.setattr(page_load, "app_python", lambda folder: folder)
+    monkeypatch.setattr(page_load, "serving", lambda *given: contextlib.nullcontext(("", 0)))
+    monkeypatch.setattr(page_load, "all_at_once", lambda url, clicks: {
+        "clicks": clicks, "answered": clicks, "refused": 0, "words": [], "answers_afterwards": True,
+    })  # fmt: skip
+    assert page_load.main(["--json", "--quick"]) == 1
+    failed = {name for name, held in read(capsys)["checks"].items() if not held}
+    assert failed == {"no_error", "memory_grew_by_at_most_a_tenth", "beyond_the_queue_refused_in_words"}

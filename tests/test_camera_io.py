@@ -398,7 +398,7 @@ def test_precedence(tmp_path: Path) -> None:
     assumed = resolve_camera(without, assume_fov=60)
     assert assumed.camera == Camera.from_fov(400, 300, 60)
     assert "assumed" in assumed.reason
-    assert resolve_camera(photo(orientation=8), focal=9).camera.width == 300
+    assert resolve_camera(photo(orientation=8), focal=90).camera.width == 300
     with pytest.raises(InputError, match="--assume-fov 60.*--camera-from"):
         resolve_camera(without)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import depthlm
 from cli_runner import run
 from depthlm.cli import main
 from depthlm.data.shards import write_shards
@@ -401,3 +402,7 @@ def test_a_fault_of_ours_is_status_1(capsys: pytest.CaptureFixture[str], monkeyp
     assert err == "error: RuntimeError: two lines (run again with --debug for the traceback)\n"
     with pytest.raises(RuntimeError):
         main(["inspect", "x", "--out", "y.png", "--debug"])
+
+
+def test_the_version_is_said_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"depthlm {depthlm.__version__}\n", "")

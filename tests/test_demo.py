@@ -200,3 +200,20 @@ def test_spread_takes_far_points_and_no_more_than_there_are(count: int, expected
 
 def test_metres_reads_well() -> None:
     assert [draw.metres(x) for x in (0.5, 9.99, 12.34, np.nan)] == ["0.50 m", "9.99 m", "12.3 m", "\u2013"]
+
+
+def colours(picture: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()}
+
+
+def test_a_mark_whose_truth_nobody_knows_has_a_colour_of_its_own_and_lengths_are_drawn_beside_it() -> None:
+    plain = Image.new("RGB", (64, 48), (128, 128, 128))
+    mark = draw.Mark((10.0, 10.0), 2.5, name="1")
+    known = draw.Mark((10.0, 10.0), 2.5, truth=2.5)
+    assert (mark.colour, known.colour) == (draw.PLAIN, draw.RIGHT)
+    alone = draw.annotate(plain, [mark], size=plain.size)
+    pixels = colours(alone)
+    assert draw.PLAIN in pixels
+    assert draw.RIGHT not in pixels
+    span = (np.array([[10.0, 10.0], [50.0, 40.0]]), "3.10 m")
+    assert draw.RIGHT in colours(draw.annotate(plain, [mark], size=plain.size, spans=[span]))

@@ -17,6 +17,7 @@ from depthlm.camera import Camera
 from depthlm.errors import InputError
 from depthlm.evaluation import evaluator
 from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
+from depthlm.evaluation.record import read_command
 from depthlm.evaluation.report import format_summary
 from depthlm.inference.engine import Engine
 from depthlm.inference.request import Answer
@@ -129,11 +130,11 @@ def test_files(loaded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     summary = evaluate(
         loaded, make_samples(), EvaluationConfig(points=25, seed=3), out=out, model_name="m", data_name="d"
     )
-    assert {p.name for p in out.iterdir()} == {"config.json", "points.parquet", "summary.json"}
+    assert {p.name for p in out.iterdir()} == {"command.json", "config.json", "points.parquet", "summary.json"}
     rows = pq.read_table(out / "points.parquet").to_pylist()
     assert len(rows) == summary["n"] == 25
-    keys = "image partner frame u v z distance surface question truth text answer value low high score".split()
-    assert list(rows[0]) == keys
+    labels = "image partner frame u v z distance surface near_edge incidence"
+    assert list(rows[0]) == f"{labels} question truth text failed answer value low high score".split()
     for row in rows:
         factor = CAMERA.ray_factor([row["u"], row["v"]])[0]
         assert row["distance"] == pytest.approx(row["z"] * factor)
@@ -165,6 +166,7 @@ def test_resumes_where_it_stopped(loaded: Any, monkeypatch: pytest.MonkeyPatch, 
     assert len(script.asked) == 60 - 32  # two parts of 16 were done
     assert seen[-1] == (60, 60)
     assert resumed == whole
+    assert [read_command(tmp_path / name)["asked"] for name in ("whole", "cut")] == [60, 28]
     for name in ("points.parquet", "summary.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     script.asked.clear()

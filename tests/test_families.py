@@ -172,6 +172,18 @@ def test_fast_path_is_the_pil_processor_and_the_pil_processor_the_identity(
 
 
 @pytest.mark.parametrize("family", THIN)
+def test_a_picture_that_pil_keeps_in_pieces(
+    loaded: dict[str, LoadedModel], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor, grid = loaded[family].processor, GRIDS[family]
+    images = [picture(13 * grid, 11 * grid), picture(2 * grid, 3 * grid)]  # more patches than are handled at once
+    one = processor.encode_images(images)
+    monkeypatch.setattr("depthlm.models.processor.view_levels", np.asarray)  # three channels
+    for name, value in processor.encode_images(images).items():
+        np.testing.assert_array_equal(value.numpy(), one[name].numpy())
+
+
+@pytest.mark.parametrize("family", THIN)
 def test_a_view_off_the_grid_or_too_large_is_refused(loaded: dict[str, LoadedModel], family: str) -> None:
     processor = loaded[family].processor
     grid = GRIDS[family]

@@ -9,9 +9,10 @@ from scipy.ndimage import gaussian_filter
 from depthlm.camera import Camera
 from depthlm.data.readers.ibims1 import READER
 from depthlm.errors import InputError
-from depthlm.evaluation.edges import edge_band, flying_rate
-from depthlm.evaluation.geometry import boundary_f1, cloud_errors, incidence_deg, lift, plane_errors
+from depthlm.evaluation.edges import flying_rate
+from depthlm.evaluation.geometry import boundary_f1, cloud_errors, incidence_map, lift, plane_errors
 from depthlm.evaluation.maps import DenseCase, measure_maps
+from depthlm.surfaces import edge_band
 from depthlm.synth.generate import synth_rendered
 
 CAMERA = Camera(60.0, 60.0, 31.5, 23.5, 64, 48)
@@ -75,6 +76,26 @@ def test_contours_beside_holes_are_not_scored() -> None:
     truth[40:, 33] = 4.0
     found = boundary_f1(step(), truth)
     assert found == {"f1": 1, "precision": 1, "recall": 1}
+
+
+def test_flying_points_by_hand() -> None:
+    """The edge between columns 31 and 32 has a band of columns 28 to 35, and each sees three columns to either side."""
+    truth = step()
+
+    def rate(column: int, z: float) -> float | None:
+        said = truth.copy()
+        said[:, column] = z
+        return flying_rate(said, truth)
+
+    assert rate(30, 3.0) == pytest.approx(1 / 8)  # between the walls: on neither
+    assert rate(30, 2.0 * 1.049) == 0  # within 5 % of the near one
+    assert rate(30, 2.0 * 1.051) == pytest.approx(1 / 8)
+    assert rate(29, 4.0) == 0  # the other side's depth, 3 px away: on a surface
+    assert rate(28, 4.0) == pytest.approx(1 / 8)  # its window ends at column 31
+    assert rate(20, 3.0) == 0  # far from the edge nothing is looked at
+    assert rate(30, np.nan) == 0  # said nothing: not counted
+    assert flying_rate(np.full_like(truth, np.nan), truth) is None
+    assert flying_rate(truth, np.full_like(truth, 3.0)) is None  # no edge
 
 
 def test_a_smoothed_edge_flies() -> None:
@@ -146,6 +167,18 @@ def test_a_curved_plane() -> None:
     assert measured["figures"]["flying_rate"]["value"] is None  # no edge
 
 
+def test_planes_that_the_set_marks() -> None:
+    """A marked region is measured against the marked normal, even where its truth is no plane by our own rule."""
+    truth, regions = slanted(0.5), np.ones((48, 64), int)
+    normal = np.array([[-0.5, 0, 1]]) / np.sqrt(1.25)  # of z - 0.5 x = 3
+    (same,) = plane_errors(truth, truth, CAMERA, regions, normal)
+    assert same.orientation_deg == pytest.approx(0, abs=1e-4)
+    (other,) = plane_errors(truth, truth, CAMERA, regions, np.array([[0.0, 0, 1]]))
+    assert other.orientation_deg == pytest.approx(np.degrees(np.arctan(0.5)), abs=1e-4)
+    assert len(plane_errors(step(), step(), CAMERA, regions, np.array([[0.0, 0, 1]]))) == 1
+    assert plane_errors(step(), step(), CAMERA, regions, np.full((1, 3), np.nan)) == []
+
+
 def test_regions_that_are_no_plane_are_left_out() -> None:
     regions = np.ones((48, 64), int)
     assert plane_errors(step(), step(), CAMERA, regions) == []  # two walls under one label
@@ -159,12 +192,12 @@ def test_regions_that_are_no_plane_are_left_out() -> None:
 
 
 def test_incidence() -> None:
-    facing = incidence_deg(np.full((48, 64), 3.0), CAMERA)
+    facing = incidence_map(np.full((48, 64), 3.0), CAMERA)
     v, u = np.mgrid[1:47, 1:63]
     expected = np.degrees(np.arccos(1 / CAMERA.ray_factor(np.stack([u.ravel(), v.ravel()], axis=1)))).reshape(u.shape)
     assert facing[1:-1, 1:-1] == pytest.approx(expected, abs=1e-4)
     assert np.isnan(facing[0]).all()
-    tilted = incidence_deg(slanted(0.5), CAMERA)
+    tilted = incidence_map(slanted(0.5), CAMERA)
     assert tilted[23, 31] == pytest.approx(np.degrees(np.arctan(0.5)), abs=1.0)
 
 

@@ -248,7 +248,7 @@ def test_no_gpu(made: dict[str, Path]) -> None:
 
 def test_quantized_loading_without_bitsandbytes(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(InputError, match="needs bitsandbytes, which is not installed"):
+    with pytest.raises(InputError, match="needs the package bitsandbytes"):
         load_model(made["qwen3_vl"], quantize="4bit")
 
 

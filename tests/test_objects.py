@@ -477,7 +477,8 @@ def test_evaluation_asks_each_object_once(
 def test_training_rows_ask_about_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     from depthlm.models.card import ModelCard
     from depthlm.training import dataset
-    from depthlm.training.dataset import RowConfig, TrainingRows
+    from depthlm.training.conversations import RowConfig
+    from depthlm.training.dataset import TrainingRows
 
     monkeypatch.setattr(dataset, "encode_row", lambda processor, images, questions, **_: (images[0], questions))
 
@@ -503,10 +504,10 @@ def test_training_rows_ask_about_objects(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_predict_has_no_objects() -> None:
-    from depthlm.inference.predict import predict_image
+    from depthlm.inference.predict import ask_photo
 
     with pytest.raises(InputError, match="task width is about labelled objects"):
-        predict_image(None, None, task="width")  # type: ignore[arg-type]
+        ask_photo(None, None, task="width")  # type: ignore[arg-type]
 
 
 def test_inspection_counts_objects() -> None:

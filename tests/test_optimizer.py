@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -80,3 +82,22 @@ def test_a_checkpoint_continues_bit_for_bit():
     resumed = build_optimizer(second, name="muon", lr=1e-2, weight_decay=0.1)
     resumed.load_state_dict(optimizer.state_dict())
     assert start + train(second, resumed, 3, first=3) == whole
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("fused", [True, None])
+def test_going_on_bit_for_bit_also_from_before_steps_were_fused(name, fused):
+    whole, later = network(), network()
+    optimizer = build_optimizer(whole, name=name, lr=1e-2, weight_decay=0.1)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    train(whole, optimizer, 4)
+    weights, state = copy.deepcopy((whole.state_dict(), optimizer.state_dict()))
+    expected = train(whole, optimizer, 4, first=4)
+    later.load_state_dict(weights)
+    resumed = build_optimizer(later, name=name, lr=1e-2, weight_decay=0.1)
+    resumed.load_state_dict(state)
+    assert train(later, resumed, 4, first=4) == expected
+    for a, b in zip(whole.parameters(), later.parameters(), strict=True):
+        assert torch.equal(a, b)

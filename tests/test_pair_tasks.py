@@ -42,7 +42,8 @@ from depthlm.reference import Text
 from depthlm.sample import Sample
 from depthlm.tasks import Second, Subject, get_task
 from depthlm.tasks.answers import Pixel, Spot
-from depthlm.training.dataset import RowConfig, TrainingRows
+from depthlm.training.conversations import RowConfig
+from depthlm.training.dataset import TrainingRows
 from depthlm.view import CropConfig, ViewConfig
 from test_tasks import context
 
@@ -547,7 +548,7 @@ def test_samples_without_partners(room, monkeypatch):
     mixed = training_rows([*room, *bare], {"moved": 1.0})
     assert all(len(mixed[i].images["image_grid_thw"]) == 2 for i in range(6)), "another sample is taken"
     assert not mixed.bad
-    monkeypatch.setattr("depthlm.training.dataset._MISSES", 20)
+    monkeypatch.setattr("depthlm.training.conversations._MISSES", 20)
     with pytest.raises(InputError, match="tasks moved have nothing to ask in 20 samples drawn; they need two pictures"):
         training_rows(bare, {"moved": 1.0})[0]
 

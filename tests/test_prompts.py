@@ -36,7 +36,8 @@ CAMERA = Camera(500.0, 510.5, 319.5, 239.5, 640, 480)
 def snapshot(name: str) -> dict[str, Any]:
     """What a prompt says about one point, by every reference it has words for."""
     prompt = PROMPTS[name]
-    references = [get_reference(r) for r in ("arrow", "square", "cross", "text", "text-pixels")]
+    scale = prompt.coordinate_range or 2000
+    references = [get_reference(r, scale) for r in ("arrow", "square", "cross", "text", "text-pixels")]
     return {
         "system": prompt.system,
         "questions": {r.name: prompt.question(r, (100.2, 200.7), CAMERA) for r in references if prompt.supports(r)},

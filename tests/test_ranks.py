@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from depthlm.data.shards import write_shards
 from depthlm.models.loading import load_model
 from depthlm.training.recipe import load_recipe
 from depthlm.training.run import run_recipe
+from processes import launch
 from test_safety import RECIPE, sample
 
 START = """
@@ -45,13 +42,8 @@ run_recipe(load_recipe(Path(sys.argv[1]), sys.argv[3:]), Path(sys.argv[2]), repo
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     write_shards([sample(k) for k in range(12)], tmp_path / "data")
     (tmp_path / "short.yaml").write_text(RECIPE.replace("DATA", str(tmp_path / "data")))
-    (tmp_path / "start.py").write_text(START)
     steps = ["stages.0.steps=4", "stages.1.steps=2", "stages.0.lr=1e-4"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               str(tmp_path / "start.py"), str(tmp_path / "short.yaml"), str(tmp_path / "two"), *steps]  # fmt: skip
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    ran = launch(tmp_path, START, 2, tmp_path / "short.yaml", tmp_path / "two", *steps)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.count("stage one: 4 steps") == 1, "one process reports"
     doubled = load_recipe(tmp_path / "short.yaml", [*steps, "stages.0.batch=4", "stages.1.batch=4"])

@@ -13,6 +13,7 @@ from scipy.io import savemat
 
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.errors import InputError
+from depthlm.evaluation.dense import MapConfig, truths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,58 @@ def test_mat_files_hold_the_same(root: Path, tmp_path: Path) -> None:
     (tmp_path / "corridor_04.mat").write_bytes((tmp_path / "corridor_04.mat").read_bytes()[:5000])
     with pytest.raises(InputError, match=r"corridor_04\.mat"):
         READER.read(tmp_path, ref)
+
+
+def marked(mask: np.ndarray, *planes: list[float]) -> dict[str, np.ndarray]:
+    """A table with nothing on it, and walls: numbers in a mask, a row of parameters for each."""
+    empty = np.zeros((0, 0))
+    return {"mask_wall": mask, "mask_wall_paras": np.array(planes), "mask_table": np.zeros_like(mask),
+            "mask_table_paras": empty, "mask_floor": np.where(mask == 0, 1, 0), "mask_floor_paras": empty}  # fmt: skip
+
+
+def test_planes_as_the_mat_file_marks_them(tmp_path: Path) -> None:
+    """Parameters: columns 4 to 6 are the normal with x right, y forward, z up."""
+    mask = np.zeros((480, 640), dtype=np.uint8)
+    mask[:, :200], mask[:, 300:] = 1, 2
+    walls = [[0, 0, 0, 0, 0, -2.0, 0, 3], [0, 0, 0, 0, 1.0, 0, 0, 3]]  # one that faces the camera, one at its side
+    scene = {"rgb": np.zeros((480, 640, 3), np.uint8), "depth": np.full((480, 640), 3.0), "calib": np.eye(3)}
+    keep = {"mask_invalid": np.ones_like(mask), "mask_transp": np.ones_like(mask)}
+    savemat(tmp_path / "hall_1.mat", {"data": scene | keep | marked(mask, *walls)})
+    savemat(tmp_path / "hall_2.mat", {"data": scene | keep | marked(np.minimum(mask, 1), walls[0])})
+    savemat(tmp_path / "hall_3.mat", {"data": scene | keep})
+    one, two, three = (READER.planes(tmp_path, ref) for ref in READER.index(tmp_path, "test"))
+    assert one is not None
+    assert two is not None
+    assert three is None
+    assert [one.regions[0, u] for u in (0, 250, 300)] == [1, 3, 2]
+    np.testing.assert_array_equal(one.normals, [[0, 0, -1], [1, 0, 0], [np.nan] * 3])
+    assert len(two.normals) == 2  # one row of parameters is one plane
+    case = next(truths(MapConfig(source=f"ibims1:{tmp_path}")))
+    assert case.marked
+    np.testing.assert_array_equal(case.regions, one.regions)
+    bad = scene | keep | marked(mask[:4], *walls)
+    savemat(tmp_path / "hall_0.mat", {"data": bad})
+    lines: list[str] = []
+    assert next(truths(MapConfig(source=f"ibims1:{tmp_path}"), lines)).name == "hall_1"
+    assert "hall_0: planes are marked on (4, 640) pixels, not (480, 640)" in lines[0]
+
+
+def test_planes_of_png_masks(root: Path, tmp_path: Path) -> None:
+    (ref,) = READER.index(root, "test")
+    assert READER.planes(root, ref) is None  # the sample has no such masks
+    shutil.copytree(root, tmp_path / "tree")
+    mask = np.zeros((480, 640), dtype=np.uint8)
+    mask[:, 400:] = 1
+    for name, one in (("wall", mask), ("floor", 2 * (1 - mask))):
+        (tmp_path / "tree" / f"mask_{name}").mkdir()
+        Image.fromarray(one).save(tmp_path / "tree" / f"mask_{name}" / "corridor_04.png")
+    planes = READER.planes(tmp_path / "tree", ref)
+    assert planes is not None
+    assert (planes.regions[0, 500], planes.regions[0, 0]) == (1, 2)
+    assert np.isnan(planes.normals).all()
+    (tmp_path / "tree" / "mask_floor" / "corridor_04.png").write_bytes(b"junk")
+    with pytest.raises(FrameError, match="mask_floor.*not a readable image"):
+        READER.planes(tmp_path / "tree", ref)
 
 
 def test_a_damaged_file_is_named(root: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_overrides(tmp_path, override, get, expected):
         (MINIMAL.replace("steps: 2", "steps: 2, stepz: 3"), "unknown key stepz"),
         ("name: a\nmodel: m\nstages: [{steps: 2}]\n", "missing key data"),
         (MINIMAL.replace("{path: x}", ""), "data is empty"),
-        (MINIMAL.replace("steps: 2", "steps: 0"), "steps of stage 'main' is 0"),
+        (MINIMAL.replace("steps: 2", "steps: 0"), "stages[0]: steps is 0"),
         (MINIMAL.replace("steps: 2", "steps: two"), "expected int, found 'two'"),
         (MINIMAL.replace("steps: 2", "steps: true"), "expected int, found True"),
         (MINIMAL.replace("steps: 2", "steps: 2, lr: .nan"), "expected a positive number"),
@@ -97,3 +97,17 @@ def test_bad_overrides_are_named(tmp_path, override, message):
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "world", "batch", "samples"),
+    [("paper-3b", 128, 1280, 23e6), ("paper-7b", 128, 1280, 23e6), ("paper-12b", 128, 384, 23e6),
+     ("vlm3-4b", 32, 1344, 32e6)],
+)  # fmt: skip
+def test_published_runs_see_what_they_say(name, world, batch, samples):
+    """Samples a step over all GPUs, samples in all, and the learning rate by the square-root rule."""
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == name))
+    (stage,) = recipe.stages
+    assert stage.batch * stage.accumulate * world == batch
+    assert stage.steps * batch == pytest.approx(samples, rel=1e-3)
+    assert stage.lr == pytest.approx(5.5e-5 * (batch / 1344) ** 0.5, rel=0.02)

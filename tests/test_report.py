@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from cli_runner import run
+from depthlm.data.shards import ShardDataset, write_shards
 from depthlm.errors import InputError
-from depthlm.evaluation.cases import choose_cases
+from depthlm.evaluation.cases import choose_cases, choose_disagreements, with_picture
 from depthlm.evaluation.compare import compare_runs, format_comparison
 from depthlm.evaluation.maps import DenseCase
 from depthlm.evaluation.page import Entry, write_report
+from depthlm.evaluation.record import add_cost, open_samples, record_command
 from depthlm.evaluation.runs import find_runs, read_run, to_points
+from depthlm.evaluation.words import unit_note
+from depthlm.pictures import metres
 from depthlm.sample import Sample
 from depthlm.synth.generate import synth_samples
 from test_evaluator import CAMERA, make_samples
@@ -85,21 +92,54 @@ def test_report_of_one_run(two: tuple[Path, Path], rooms: list[Sample], tmp_path
         name="wall", camera=rooms[0].camera, truth=z, predicted=z * 1.1, image=rooms[0].load_image(),
         regions=(z == 4).astype(np.int64),
     )  # fmt: skip
-    result = write_report(tmp_path, [Entry(run=read_run(two[0]), samples=rooms, maps=[case])], seconds=12.3)
+    result = write_report(tmp_path, [Entry(run=read_run(two[0]), samples=rooms, maps=[case])])
     assert {p.name for p in tmp_path.iterdir()} == {"report.html", "report.md", "summary.json"}
     assert json.loads((tmp_path / "summary.json").read_text()) == result
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    for word in ("delta1", "SILog", "Worst answers", "Best answers", "Depth maps", "What was run", "abc123", "12 s"):
+    for word in (
+        "delta1",
+        "SILog",
+        "Worst answers",
+        "Best answers",
+        "Depth maps",
+        "What was run",
+        "abc123",
+        "def456",
+        "not noted",
+    ):
         assert word in page, word
         assert word in text, word
     assert result["maps"]["figures"]["boundary_f1"]["value"] == 1
     assert page.count("data:image/svg+xml") == 6
-    assert page.count("<figure>") == 6 + 12 + 7
+    assert page.count("<figure>") == 6 + 12 + 8
+    assert "1 picture with a dense truth. Planes are looked for in the truth." in text
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!data:)', page), "nothing from elsewhere"
     assert not re.findall(r"url\(|@import", page)
     assert f"{result['score']:.3f}" in page
     assert "NaN" not in text
+
+
+def test_what_stands_beside_a_run(two: tuple[Path, Path], rooms: list[Sample], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(two[0], folder)
+    write_shards(rooms, tmp_path / "rooms", info={})
+    add_cost(folder, "nothing was noted before")
+    assert not (folder / "command.json").exists()
+    record_command(folder, ShardDataset(tmp_path / "rooms"), seconds=12.3, asked=200)
+    add_cost(folder, "200 questions, 0.0100 dollars")
+    add_cost(folder, "0 questions")  # read again: asked and paid for before
+    write_report(tmp_path / "out", [Entry(run=read_run(folder))])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"| time | 12 s for 200 questions on {os.cpu_count()} cores" in text
+    assert "| cost | 200 questions, 0.0100 dollars |" in text
+    assert f"| versions | Python {platform.python_version()}, depthlm" in text
+    samples, reason = open_samples(folder)
+    assert (len(samples or ()), reason) == (len(rooms), "")
+    (folder / "command.json").write_text("[")
+    assert open_samples(folder) == (None, "where the pictures are was not noted")
+    (folder / "command.json").write_text('{"data": {"path": "/absent"}, "seconds": 1}')
+    assert open_samples(folder)[1].startswith("no picture: ")
 
 
 def test_report_of_several_runs(two: tuple[Path, Path], rooms: list[Sample], tmp_path: Path) -> None:
@@ -113,16 +153,15 @@ def test_report_of_several_runs(two: tuple[Path, Path], rooms: list[Sample], tmp
 
 def test_means_apart_for_sets_trained_on(rooms: list[Sample], tmp_path: Path) -> None:
     folders = []
-    for name in ("paper/nuscenes", "paper/ddad", "paper/eth3d"):
-        folder = make_run(tmp_path / name, rooms, 0.2, data=name)
-        config = json.loads((folder / "config.json").read_text())
-        config["card"]["prompt"] = "depthlm-official"
-        (folder / "config.json").write_text(json.dumps(config))
-        folders.append(folder)
+    for name, domain in (("paper/nuscenes", "in-domain"), ("paper/ddad", "zero-shot"), ("paper/eth3d", "zero-shot")):
+        folders.append(make_run(tmp_path / name, rooms, 0.2, data=name, domain=domain))
     result = write_report(tmp_path / "out", [Entry(run=read_run(folder)) for folder in folders])
     assert {name: len(mean["sets"]) for name, mean in result["means"].items()} == {
         "all": 3, "in-domain": 1, "zero-shot": 2
     }  # fmt: skip
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| mean, zero-shot (2) |" in text
+    assert "| paper/nuscenes (in-domain): nuscenes, text, z |" in text
 
 
 def test_pictures_that_are_missing_leave_the_rest(two: tuple[Path, Path], rooms: list[Sample], tmp_path: Path) -> None:
@@ -165,6 +204,30 @@ def test_counts_of_what_is_no_answer(rooms: list[Sample], tmp_path: Path) -> Non
     assert (found["metrics"]["n_unparsed"], found["metrics"]["n_out_of_range"]) == (3, 3)
 
 
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [
+        (1000.0, "answers are 1000 times the truths (geometric mean): are they millimetres?"),
+        (100.0, "are they centimetres?"),
+        (0.001, "answers are 0.001 times the truths (geometric mean): are they kilometres?"),
+        (1.0, None),
+        (8.0, None),  # wrong, but in no other unit
+    ],
+)
+def test_answers_in_another_unit_are_noticed(rooms: list[Sample], tmp_path: Path, factor: float, told: Any) -> None:
+    def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for row in rows:
+            row["value"] = row["z"] * factor
+        return []
+
+    folder = make_run(tmp_path / "run", rooms, 0.1, change=change)
+    summary = write_report(tmp_path / "out", [Entry(run=read_run(folder))])
+    assert (unit_note(summary) is None) == (told is None)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert told is None or told in text
+    assert told is not None or "are they" not in text
+
+
 def test_last_digits_are_those_of_the_text(two: tuple[Path, Path]) -> None:
     table = read_run(two[0]).table
     points, _ = to_points(table, "z")
@@ -180,6 +243,24 @@ def test_worst_and_best(two: tuple[Path, Path]) -> None:
     assert min(off[:3]) > max(off[3:])
     assert off[:3] == sorted(off[:3], reverse=True)
     assert len({case.row["image"] for case in worst}) == 3
+
+
+def test_where_models_disagree(two: tuple[Path, Path], rooms: list[Sample]) -> None:
+    good, bad = (read_run(folder).table for folder in two)
+    bad = [dict(row) for row in bad]
+    bad[5]["value"], bad[6]["value"], bad[7]["value"] = 9e3, None, 0.0  # picture 0; two of them are no answers
+    cases = choose_disagreements([good, bad], ["A", "B"], "z", 3)
+    assert cases[0].row == good[5]
+    assert cases[0].answers == (("A", good[5]["value"]), ("B", 9e3))
+    assert cases[0].words.endswith(f"A {metres(good[5]['value'])}; B {metres(9e3)}")
+    gaps = [max(v) / min(v) for v in ([value for _, value in case.answers] for case in cases)]
+    assert gaps == sorted(gaps, reverse=True)
+    assert len({case.row["image"] for case in cases}) == 3
+    assert choose_disagreements([good, good], ["A", "B"], "z") == []
+    shown = with_picture(cases[0], rooms)
+    assert shown.picture is not None
+    others = [*rooms[1:], rooms[0]]
+    assert "the data have changed" in with_picture(cases[0], others).note
 
 
 # --- comparing ------------------------------------------------------------------------------------------------------
@@ -203,6 +284,36 @@ def test_compare(two: tuple[Path, Path]) -> None:
     three = compare_runs([good, bad, good], resamples=50)
     assert len(three["pairs"]) == 3
     assert all(pair["differences"]["delta1"]["p_holm"] >= pair["differences"]["delta1"]["p"] for pair in three["pairs"])
+
+
+def test_order_and_edges_are_compared_too(rooms: list[Sample], tmp_path: Path) -> None:
+    def edges(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for k, row in enumerate(rows):
+            row["near_edge"] = k % 4 == 0
+            row["value"] = row["z"]
+        return []
+
+    def turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        edges(rows)
+        for row in rows:
+            row["value"] = (10 if row["near_edge"] else 100) / row["z"]  # far is called near
+        return []
+
+    runs = [read_run(make_run(tmp_path / name, rooms, 0, change=how)) for name, how in (("a", edges), ("b", turned))]
+    result = compare_runs(runs, resamples=100)
+    first, second = (row["figures"] for row in result["runs"])
+    assert [first[name]["value"] for name in ("delta1_interior", "delta1_boundary", "order_50")] == [1, 1, 0]
+    assert [second[name]["value"] for name in ("delta1_interior", "order_10_25")] == [0, pytest.approx(1, abs=0.5)]
+    apart = result["pairs"][0]["differences"]
+    assert apart["delta1_interior"]["value"] == -1
+    assert apart["order_50"]["value"] == second["order_50"]["value"] > 0.5
+    assert apart["order_50"]["p"] < 0.1
+    assert {"sqrel", "log10", "rmse_log"} <= set(apart)
+    text = format_comparison(result)
+    assert "order_10_25" in text
+    assert "sqrel" in text
+    plain = compare_runs([read_run(make_run(tmp_path / name, rooms, 0.1)) for name in ("c", "d")], resamples=20)
+    assert "delta1_boundary" not in plain["runs"][0]["figures"]  # whose data say nothing of edges
 
 
 def test_compare_command(capsys: pytest.CaptureFixture[str], two: tuple[Path, Path]) -> None:
@@ -248,7 +359,7 @@ def test_folders_that_are_no_run(capsys: pytest.CaptureFixture[str], two: tuple[
         return err
 
     assert "at least two" in refused(two[0])
-    assert "lacks config.json" in refused(two[0], tmp_path)
+    assert "holds no evaluation (no points.parquet)" in refused(two[0], tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert "config.json cannot be read" in refused(two[0], tmp_path)
     (tmp_path / "config.json").write_text("[]")
@@ -265,8 +376,6 @@ def test_folders_that_are_no_run(capsys: pytest.CaptureFixture[str], two: tuple[
 
 
 def test_eval_writes_a_report(capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path) -> None:
-    from depthlm.data.shards import write_shards
-
     for name in ("a", "b"):
         write_shards(make_samples(), tmp_path / name, info={})
     sets = (tmp_path / "a", tmp_path / "b")

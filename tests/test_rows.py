@@ -252,3 +252,22 @@ def test_words_are_learned_at_the_image_tokens_themselves(tiny):
 def test_a_word_that_needs_several_tokens_is_refused(tiny):
     with pytest.raises(InputError, match="one token"):
         word_token(tiny.processor, "1.23")
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_loss_on_the_whole_text(tiny, turns):
+    """all_text: questions carry loss too, images never, nor the first token of a packed question."""
+    image = picture(2, 2, tiny.processor.grid)
+    rows = [encode_row(tiny.processor, [image], QUESTIONS[:2], turns=turns, all_text=text) for text in (False, True)]
+    answers, text = (collate_rows(tiny.processor, [row]) for row in rows)
+    ids = text["input_ids"][0]
+    assert torch.equal(ids, answers["input_ids"][0])
+    said = answers["labels"][0] != IGNORE
+    all_text = text["labels"][0] != IGNORE
+    assert (all_text | ~said).all()
+    assert torch.equal(text["labels"][0][all_text], ids[all_text])
+    images = text["mm_token_type_ids"][0] != 0 if "mm_token_type_ids" in text else ids == tiny.processor.image_token_id
+    assert not (all_text & images).any()
+    assert all_text.sum() > said.sum() + 10
+    starts = 0 if turns else len(rows[1].questions)  # packed ones follow from no token of their own row
+    assert int((~all_text & ~images).sum()) <= starts + 4  # and what frames an image

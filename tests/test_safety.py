@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import Trainer
@@ -95,19 +94,6 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(recipe_file, tmp_path, 
     assert status == 0
     assert "stopped by SIGTERM after step" in output
     assert "run the same again to go on" in output
-    finish(recipe_file, out, weights)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_ten_interruptions_at_random_moments(recipe_file, tmp_path, weights):
-    rng = np.random.default_rng(0)
-    out = tmp_path / "run"
-    for number in range(10):
-        if (out / "model").exists():
-            break
-        how = signal.SIGKILL if number % 2 else signal.SIGTERM
-        interrupt(recipe_file, out, how, int(rng.integers(1, 4)), float(rng.uniform(0, 0.15)))
     finish(recipe_file, out, weights)
 
 

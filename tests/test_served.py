@@ -1,7 +1,6 @@
 """A real server: `transformers serve` with a tiny checkpoint, in its own environment, answers as the weights do here.
 
-Its processors want torchvision, whose wheel does not load beside a CPU build of torch: the operators it looks for are
-declared first, and pictures are decoded by PIL. That is for this test alone.
+Its processors want torchvision; pictures are decoded by PIL. That is for this test alone.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
-import sysconfig
 import time
 import urllib.request
 from dataclasses import replace
@@ -27,15 +24,13 @@ from depthlm.inference.engine import Engine
 from depthlm.inference.server import ServerBackend
 from depthlm.models.loading import load_model
 from tiny import build_tiny
+from torchvision_env import DECLARE, build_environment
 
-TORCHVISION = "torchvision==0.28.0"  # what goes with torch 2.13
-START = """
+START = (
+    DECLARE
+    + """
 import io, sys
 import numpy as np
-import torch
-library = torch.library.Library("torchvision", "DEF")
-library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 import torchvision.io
 from PIL import Image
 def decode_image(data, mode=None, apply_exif_orientation=False):
@@ -45,22 +40,13 @@ torchvision.io.decode_image = torchvision.io.image.decode_image = decode_image
 from transformers.cli.transformers import main
 main()
 """
+)
 
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory) -> Path:
     """A Python with all that this one has, and what a server needs besides."""
-    folder = tmp_path_factory.mktemp("serving") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    own = subprocess.run(
-        [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    (Path(own) / "parent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    for packages in (["fastapi", "uvicorn"], ["--no-deps", TORCHVISION]):
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-    return python
+    return build_environment(tmp_path_factory.mktemp("serving") / "venv", "fastapi", "uvicorn")
 
 
 @pytest.mark.slow

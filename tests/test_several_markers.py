@@ -16,7 +16,8 @@ from depthlm.reference.marker import MARKERS
 from depthlm.synth.generate import synth_samples
 from depthlm.tasks import get_task
 from depthlm.training.recipe import DataSource, Recipe, Stage
-from depthlm.training.run import stage_rows, start_model
+from depthlm.training.run import start_model
+from depthlm.training.stage import stage_rows
 from depthlm.view import CropConfig
 
 CROP = CropConfig(width=(128, 192), height=(96, 144))
@@ -112,7 +113,7 @@ def test_one_marker_per_picture_draws_what_it_always_drew(rooms):
 
 
 def test_what_cannot_be(rooms):
-    with pytest.raises(InputError, match="markers_per_image of stage 'main' is 6; expected 1 to 5"):
+    with pytest.raises(InputError, match="markers_per_image is 6; expected at most 5"):
         rows_of(rooms, markers_per_image=6)
     arrow = MARKERS["arrow"]
     with pytest.raises(InputError, match="'depthlm-official' has no question about one of several markers"):

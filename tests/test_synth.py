@@ -19,7 +19,7 @@ from depthlm.synth.builder import Builder
 from depthlm.synth.generate import encode, generate, stratified_points, synth_rendered, synth_samples
 from depthlm.synth.materials import COLUMN, Material, albedo
 from depthlm.synth.palette import FLOORS, WHITE
-from depthlm.synth.render import Rendered, render
+from depthlm.synth.render import Rendered, _sky, render
 from depthlm.synth.scene import KINDS, Light, Scene, build_scene, rotation, sample_camera
 
 
@@ -350,3 +350,11 @@ def test_rooms_cannot_be_guessed() -> None:
     lookup = delta1(np.array([table.get(c, best(fit)) for c in rest_cell]), rest)
     assert 0.2 < constant < 0.42
     assert lookup < constant + 0.10
+
+
+def test_sky_in_every_direction() -> None:
+    """Looking down past the end of the ground too: one pixel that is no number would blacken the whole picture."""
+    d = np.random.default_rng(0).normal(size=(1000, 3))
+    steep = np.float64(-0.35)
+    d[0] = [np.sqrt(1 - steep**2), 0, steep]
+    assert np.isfinite(_sky(d)).all()

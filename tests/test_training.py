@@ -24,9 +24,12 @@ from depthlm.models.nano import NanoConfig, new_nano
 from depthlm.prompts import get_prompt
 from depthlm.sample import Sample
 from depthlm.synth.generate import encode
-from depthlm.training.dataset import RowConfig, TrainingRows
+from depthlm.training.bad_samples import BadSamples
+from depthlm.training.conversations import RowConfig
+from depthlm.training.dataset import TrainingRows
 from depthlm.training.recipe import Recipe, load_recipe
-from depthlm.training.run import data_weights, run_recipe, start_model
+from depthlm.training.run import run_recipe, start_model
+from depthlm.training.stage import data_weights
 from depthlm.view import CropConfig, ViewConfig
 from tiny import build_tiny
 
@@ -126,8 +129,30 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(tmp_path, data,
     options = (f"eval.path={data}", "eval_points=4", "eval_every=4")
     assert run_recipe(recipe(tmp_path, data, *options), finished) == finished / "model"
     assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="holds a run of another recipe"):
-        run_recipe(recipe(tmp_path, data, "seed=9"), finished)
+    with pytest.raises(InputError, match="holds the finished model of another recipe"):
+        run_recipe(recipe(tmp_path, data, "seed=9"), finished, change_recipe=True)
+
+
+def test_an_unfinished_run_goes_on_under_another_recipe_only_when_told_to(tmp_path, data, finished):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for path in (run / "model", run / "words" / "model", run / "words" / "checkpoint-6", run / "distance"):
+        shutil.rmtree(path)
+    other = recipe(tmp_path, data, "stages.0.lr=1e-3", "log_every=1")
+    with pytest.raises(InputError, match="holds a run of another recipe.*--change-recipe"):
+        run_recipe(other, run)
+    run_recipe(other, run, change_recipe=True)
+    assert len(losses(run, "words")) == 6
+    assert losses(run, "words")[:3] == losses(finished, "words")[:3], "it went on from step 3"
+    assert load_recipe(run / "recipe.yaml").stages[0].lr == 1e-3
+    assert load_recipe(run / "recipe.1.yaml").stages[0].lr == 2e-3
+
+
+def test_a_run_is_not_mixed_with_data(tmp_path, data):
+    before = sorted(data.iterdir())
+    with pytest.raises(InputError, match=r"shards holds data \(manifest.json\), which a run must not be mixed with"):
+        run_recipe(recipe(tmp_path, data), data)
+    assert sorted(data.iterdir()) == before
 
 
 def test_missing_data_leaves_no_run_folder(tmp_path, data):
@@ -140,6 +165,9 @@ def test_the_card_says_how_to_read_and_what_it_is_good_for(tmp_path, data):
     chosen = recipe(tmp_path, data, "read=median", "notes=measures small squares")
     card = start_model(chosen, [open_data(data)]).card
     assert (card.read, card.notes) == ("median", "measures small squares")
+    assert card.trained_on is None  # nothing says what these shards are
+    named = recipe(tmp_path, data, "data.0.name=nuscenes")
+    assert start_model(named, [open_data(data)]).card.trained_on == ["nuscenes"]
     assert "recipe small" in start_model(recipe(tmp_path, data), [open_data(data)]).card.notes
 
 
@@ -199,7 +227,7 @@ def rows(samples, *, max_bad=100, words=False, marker_word=False, references=Non
         "crop": CropConfig(width=(64, 64), height=(48, 48)),
         "seed": 0,
         "length": 100,
-        "max_bad": max_bad,
+        "bad": BadSamples(max_bad),
     }
     return TrainingRows(**(settings | options))
 
@@ -213,9 +241,11 @@ def test_unreadable_samples_are_skipped_counted_and_bounded():
     dataset = rows([sample(0), broken(1), sample(2)])
     for index in range(6):
         assert dataset[index].questions
-    assert 0 < len(dataset.bad) <= 6
-    assert "broken1" in dataset.bad[0]
+    assert len(dataset.bad) == 1, "one sample, however often it is met"
+    assert "broken1" in dataset.bad.lines[0]
     with pytest.raises(InputError, match="more than max_bad=1"):
+        rows([broken(0), broken(1)], max_bad=1)[0]
+    with pytest.raises(InputError, match="1000 samples drawn in a row cannot be used"):
         rows([broken(0)], max_bad=1)[0]
     empty = sample(0)
     with pytest.raises(InputError, match="no labelled points"):
@@ -287,7 +317,7 @@ def test_marker_rows_without_a_text_reference_ask_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"references": {"text-pixels": 1.0}}, "has no question for reference"),
+        ({"references": {"text": 1.0}, "prompt": get_prompt("depthlm-official")}, "has no question for reference"),
         ({"references": {"arrow": -1.0}}, "none negative"),
         ({"references": {"arrow": 0.0}}, "at least one positive"),
     ],
@@ -321,3 +351,56 @@ def test_every_family_trains_whole_or_by_adapters(tmp_path, data, family, lora):
     changed = [key for key in before if not torch.equal(before[key], trained[key])]
     assert any("language_model" in key for key in changed)
     assert np.isfinite(losses(run, "main")).all()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "pixtral"])
+@pytest.mark.parametrize("lora", [[], ["lora.rank=2"]])
+def test_families_whose_hub_names_differ_resume_too(tmp_path, data, family, lora):
+    start = build_tiny(family, tmp_path / family)
+    options = [
+        f"model={start}", "prompt=depthlm", "coordinate_range=2000", "crop={width: [64, 64], height: [48, 48]}",
+        "stages=[{steps: 4, batch: 1, lr: 1e-2, references: {arrow: 1}}]", *lora,
+    ]  # fmt: skip
+    run = tmp_path / "run"
+    run_recipe(recipe(tmp_path, data, *options), run)
+    ended, curve = load_model(run / "model").model.state_dict(), losses(run, "main")
+    for name in ("model", "main/model", "main/checkpoint-4"):
+        shutil.rmtree(run / name)
+    run_recipe(recipe(tmp_path, data, *options), run)
+    assert losses(run, "main") == curve
+    again = load_model(run / "model").model.state_dict()
+    assert all(torch.equal(ended[key], again[key]) for key in ended)
+
+
+def test_a_checkpoint_of_other_names_is_refused(tmp_path, data):
+    start = build_tiny("pixtral", tmp_path / "pixtral")
+    options = [
+        f"model={start}", "prompt=depthlm", "coordinate_range=2000", "crop={width: [64, 64], height: [48, 48]}",
+        "stages=[{steps: 4, batch: 1, lr: 1e-2, references: {arrow: 1}}]",
+    ]  # fmt: skip
+    run = tmp_path / "run"
+    run_recipe(recipe(tmp_path, data, *options), run)
+    for name in ("model", "main/model", "main/checkpoint-4"):
+        shutil.rmtree(run / name)
+    shutil.copy(start / "model.safetensors", run / "main" / "checkpoint-3" / "model.safetensors")
+    with pytest.raises(InputError, match="does not fit its model.*remove it"):
+        run_recipe(recipe(tmp_path, data, *options), run)
+
+
+def test_bfloat16_reaches_the_loss(tmp_path, data, monkeypatch):
+    import depthlm.training.trainer as trainer
+
+    plain, arguments, seen = trainer.answer_loss, trainer.training_arguments, set()
+
+    def look(*args, **options):
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return plain(*args, **options)
+
+    def in_bf16(*args):
+        made = arguments(*args)
+        return replace(made, bf16=True)
+
+    monkeypatch.setattr(trainer, "answer_loss", look)
+    monkeypatch.setattr(trainer, "training_arguments", in_bf16)
+    run_recipe(recipe(tmp_path, data, "stages=[{steps: 1, batch: 1}]"), tmp_path / "run")
+    assert seen == {torch.bfloat16}

@@ -206,6 +206,22 @@ def test_another_picture_than_the_cameras_is_refused() -> None:
         make_view(grey(320, 240), CAMERA, [], config=ViewConfig(focal=1000, grid=28))
 
 
+def test_native_keeps_the_picture_s_own_focal_length() -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    camera = Camera(50.0, 52.0, 30.0, 25.0, 64, 48)
+    view = make_view(photo, camera, [(10.25, 20.5)], [1.0], config=ViewConfig(focal=999, grid=1, geometry="native"))
+    assert view.image.tobytes() == photo.tobytes()
+    assert view.camera == camera
+    assert view.uv.tolist() == [[10.25, 20.5]]
+    padded = make_view(photo, camera, [(10, 20)], config=ViewConfig(focal=999, grid=28, geometry="native"))
+    assert (padded.image.size, padded.camera.fx, padded.camera.fy) == ((84, 56), 50.0, 52.0)
+    small = make_view(photo, camera, [], config=ViewConfig(focal=999, grid=1, geometry="native", max_size=800))
+    assert small.image.width * small.image.height <= 800
+    assert small.camera.fx == pytest.approx(50 * small.image.width / 64)
+    with pytest.raises(InputError, match="expected one of exact, official, native"):
+        ViewConfig(focal=1, grid=1, geometry="raw")  # type: ignore[arg-type]
+
+
 # --- official geometry ------------------------------------------------------------------------------------------------
 
 

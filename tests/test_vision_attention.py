@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from depthlm.models.loading import load_model
-from depthlm.models.vision_attention import NAME, attend_padded, pictures_together
+from depthlm.models.vision_attention import PADDED, attend_padded, pictures_together
 from depthlm.tasks import Question
 from depthlm.training.loss import answer_loss
 from depthlm.training.rows import collate_rows, encode_row
@@ -34,7 +34,7 @@ def test_together_is_picture_by_picture(family, tmp_path):
 
     loss, gradient = step()
     with pictures_together(loaded.model):
-        assert tower.config._attn_implementation == NAME
+        assert tower.config._attn_implementation == PADDED
         together, same = step()
     assert tower.config._attn_implementation == "sdpa"
     assert together == pytest.approx(loss, rel=1e-5)

@@ -4,22 +4,31 @@ model = depthlm.load("nano")
 camera = depthlm.Camera.from_fov(width=640, height=480, fov_x=60)
 m = model.measure(image, [(320, 240), (10, 400)], camera)  # m.distance, m.xyz, m.low, m.high, m.text
 dense = model.depth_map(image, camera, budget=2000)  # dense.z, dense.confidence
+for found in model.measure_many("frames/", [(320, 240)], fov=60):  # found.path, found.measurement
+    ...
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from depthlm.errors import InputError
 from depthlm.inference.dense import BUDGET, DenseMap, cheapest_reference, depth_map
 from depthlm.inference.engine import Engine
 from depthlm.inference.images import open_image
+from depthlm.inference.many import WORKERS, Measured, read_each
+from depthlm.inference.map_files import PhotoMap, measure_map
 from depthlm.inference.request import Measurement
+from depthlm.inference.sources import Job, find_pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
     from PIL import Image
 
@@ -78,10 +87,73 @@ class Measurer:
             engine, open_image(image), camera, budget=budget, answers=answers, shape=shape, progress=progress
         )
 
+    def measure_many(
+        self,
+        images: Path | str | Iterable[Path | str],
+        uv: ArrayLike | Mapping[Any, ArrayLike],
+        *,
+        reference: str | None = None,
+        answers: Quantity | None = None,
+        workers: int = WORKERS,
+        on_bad: Callable[[Path, InputError], None] | None = None,
+        **camera: Any,
+    ) -> Iterator[Measured]:
+        """Measure points in many pictures, one after the other, while the next ones are read.
+
+        images: files, folders, globs. uv: [N, 2] pixels of every picture, or a mapping from each file, as named in
+        `images`, to its own. camera: focal, fov, file, estimator or assume_fov for all, as in
+        `camera_io.resolve_camera`; without any, each picture's EXIF. workers: threads that read. on_bad: told of a
+        picture that cannot be used, which is left out; None raises its InputError when its turn comes.
+        """
+        engine = self._engine(reference)
+        for photo in read_each(_jobs(images, uv), workers=workers, on_bad=on_bad, **camera):
+            image, pinhole, points = photo.straight
+            found = replace(engine.measure(image, points, pinhole, answers=answers), uv=photo.uv)
+            yield Measured(photo.path, photo.resolved.camera, photo.resolved.reason, found)
+
+    def depth_maps(
+        self,
+        images: Path | str | Iterable[Path | str],
+        *,
+        budget: int = BUDGET,
+        reference: str | None = None,
+        answers: Quantity | None = None,
+        workers: int = WORKERS,
+        on_bad: Callable[[Path, InputError], None] | None = None,
+        **camera: Any,
+    ) -> Iterator[PhotoMap]:
+        """Depth maps of many pictures, one after the other; each has photo.path, dense, z, cloud() and save(file).
+
+        Arguments as for `measure_many` and `depth_map`.
+        """
+        engine = self._engine(reference or cheapest_reference(self.loaded.card))
+        for photo in read_each(_jobs(images, ()), workers=workers, on_bad=on_bad, **camera):
+            yield measure_map(engine, photo, budget=budget, answers=answers)
+
     def _engine(self, reference: str | None) -> Engine:
         if reference not in self._engines:
             self._engines[reference] = Engine(self.loaded, reference=reference, batch=self.batch)
         return self._engines[reference]
+
+
+def _jobs(images: Path | str | Iterable[Path | str], uv: ArrayLike | Mapping[Any, ArrayLike]) -> list[Job]:
+    """Pictures with their points. Raises InputError for points that are no [N, 2], and a picture that has none."""
+    jobs, _ = find_pictures([images] if isinstance(images, (str, Path)) else images)
+    if not isinstance(uv, Mapping):
+        shared = _pairs(uv)
+        return [replace(job, uv=shared) for job in jobs]
+    points = {str(name): _pairs(of) for name, of in uv.items()}
+    without = [str(job.path) for job in jobs if str(job.path) not in points]
+    if without:
+        raise InputError(f"{without[0]}: has no points; name every picture as it is named among the images")
+    return [replace(job, uv=points[str(job.path)]) for job in jobs]
+
+
+def _pairs(uv: ArrayLike) -> tuple[tuple[float, float], ...]:
+    points = np.asarray(uv, dtype=np.float64)
+    if points.size and (points.ndim != 2 or points.shape[1] != 2):
+        raise InputError(f"points have shape {points.shape}; expected (N, 2), pixels u and v")
+    return tuple((float(u), float(v)) for u, v in points.reshape(-1, 2))
 
 
 def load(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -35,6 +36,9 @@ NO_CAMERA = (
     "no camera: the image has no usable EXIF focal length; give --focal PX, --fov DEG or --camera FILE, "
     "or let it be assumed with --assume-fov 60 or estimated with --camera-from ESTIMATOR"
 )
+# Bytes of a camera file: one camera takes hundreds, and YAML is read at a megabyte in seconds; COLMAP lists thousands.
+_MOST_BYTES = {".json": 2**20, ".txt": 64 * 2**20}
+MIN_FOV, MAX_FOV = 0.5, 160.0  # degrees, horizontal: a 4,000 mm telescope, and where a pinhole stops being a picture
 _LENS_NAMES: dict[str, LensModel] = {
     "": "opencv",
     "pinhole": "opencv",
@@ -93,7 +97,9 @@ def resolve_camera(
     """The camera of the upright `image`: the one explicit option, else EXIF, else `estimator`, else `assume_fov`.
 
     focal: pixels; fov, assume_fov: horizontal, degrees; estimator: name of a plug-in (see `estimate_camera`). Raises
-    InputError for several explicit options, for unusable values, and when nothing says what the camera was.
+    InputError for several explicit options, for unusable values, for a field of view that no camera has, and when
+    nothing says what the camera was. EXIF that says something absurd is passed over where there is something to fall
+    back on.
     """
     given = [name for name, value in (("--focal", focal), ("--fov", fov), ("--camera", file)) if value is not None]
     if len(given) > 1:
@@ -102,23 +108,42 @@ def resolve_camera(
     if focal is not None:
         if not (math.isfinite(focal) and focal > 0):
             raise InputError(f"--focal is {focal}; expected a positive number of pixels")
-        return ResolvedCamera(Camera.from_focal(focal, width, height), None, f"--focal {focal:g} px, centred")
+        return _plausible(
+            ResolvedCamera(Camera.from_focal(focal, width, height), None, f"--focal {focal:g} px, centred")
+        )
     if fov is not None:
         return _from_fov("--fov", fov, width, height, "centred")
     if file is not None:
         lens = read_camera(file, (width, height))
-        return ResolvedCamera(lens.camera, None if lens.is_pinhole else lens, lens.reason)
-    if (found := camera_from_exif(image)) is not None:
-        return ResolvedCamera(found[0], None, found[1])
+        return _plausible(ResolvedCamera(lens.camera, None if lens.is_pinhole else lens, lens.reason))
+    silent = "no EXIF focal length"
+    try:
+        if (found := camera_from_exif(image)) is not None:
+            return _plausible(ResolvedCamera(found[0], None, found[1]))
+    except InputError:
+        if estimator is None and assume_fov is None:
+            raise
+        silent = "the EXIF focal length is absurd"
     if estimator is not None:
-        return ResolvedCamera(
-            estimate_camera(image, estimator), None, f"estimated by {estimator}: no EXIF focal length"
+        return _plausible(
+            ResolvedCamera(estimate_camera(image, estimator), None, f"estimated by {estimator}: {silent}")
         )
     if assume_fov is not None:
-        return _from_fov(
-            "--assume-fov", assume_fov, width, height, "assumed: no EXIF focal length, distances scale with it"
-        )
+        return _from_fov("--assume-fov", assume_fov, width, height, f"assumed: {silent}, distances scale with it")
     raise InputError(NO_CAMERA)
+
+
+def _plausible(resolved: ResolvedCamera) -> ResolvedCamera:
+    """The camera, if pictures are taken with such. One beside it would be shown a view of no or of endless pixels."""
+    camera = resolved.camera
+    views = [2 * math.degrees(math.atan(camera.width / 2 / f)) for f in (camera.fx, camera.fy)]
+    absurd = [view for view in views if not MIN_FOV <= view <= MAX_FOV]
+    if absurd:
+        raise InputError(
+            f"{resolved.reason}: that is a field of view of {absurd[0]:.3g} degrees, expected {MIN_FOV:g} to "
+            f"{MAX_FOV:g}; give the camera with --focal PX, --fov DEG or --camera FILE"
+        )
+    return resolved
 
 
 def estimate_camera(image: Image.Image, name: str) -> Camera:
@@ -146,8 +171,8 @@ def estimate_camera(image: Image.Image, name: str) -> Camera:
 
 
 def _from_fov(option: str, fov: float, width: int, height: int, note: str) -> ResolvedCamera:
-    if not 0 < fov < 180:  # also catches NaN
-        raise InputError(f"{option} is {fov}; expected degrees, more than 0 and less than 180")
+    if not MIN_FOV <= fov <= MAX_FOV:  # also catches NaN
+        raise InputError(f"{option} is {fov}; expected {MIN_FOV:g} to {MAX_FOV:g} degrees")
     camera = Camera.from_fov(width, height, fov)
     return ResolvedCamera(camera, None, f"{option} {fov:g} degrees: focal {camera.fx:.1f} px, {note}")
 
@@ -169,7 +194,10 @@ def camera_from_exif(image: Image.Image) -> tuple[Camera, str] | None:
     written as 44 mm), others' (Olympus and most) does not. The principal point is taken to be the centre.
     """
     exif = read_exif(image)
-    details = exif.get_ifd(_EXIF_IFD)
+    try:
+        details = exif.get_ifd(_EXIF_IFD)
+    except Exception:  # PIL's parser meets damaged blocks with whatever goes wrong first
+        return None
     width, height = upright_size(image)
     zoom = _positive(details.get(_ZOOM)) or 1.0
     zoomed = f", digital zoom {zoom:g}" if zoom != 1 else ""
@@ -179,7 +207,7 @@ def camera_from_exif(image: Image.Image) -> tuple[Camera, str] | None:
         camera = Camera.from_35mm(focal_35mm * zoom, width, height)
         return camera, f"EXIF: {focal_35mm:g} mm (35 mm equivalent){zoomed}: focal {camera.fx:.1f} px, centred"
     focal_mm, resolution = _positive(details.get(_FOCAL_MM)), _positive(details.get(_PLANE_RESOLUTION))
-    unit = _UNIT_MM.get(details.get(_PLANE_UNIT, 2))
+    unit = _UNIT_MM.get(int(_positive(details.get(_PLANE_UNIT, 2)) or 0))
     if focal_mm and resolution and unit:
         # The resolution is that of the picture as taken; a copy may have been made smaller since.
         shrunk = image.width / (_positive(details.get(_PIXELS_WIDE)) or image.width)
@@ -192,7 +220,7 @@ def _positive(value: Any) -> float | None:
     """A tag's value when it is a positive finite number (EXIF writes 0 or 0/0 for unknown)."""
     try:
         number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     return number if math.isfinite(number) and number > 0 else None
 
@@ -218,8 +246,13 @@ def read_camera(path: Path | str, image_size: tuple[int, int]) -> LensCamera:
     Raises InputError for a file that is missing, unreadable, incomplete, or of no known format.
     """
     path = Path(path)
+    most = _MOST_BYTES.get(path.suffix.lower(), _MOST_BYTES[".json"])
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise InputError(f"camera file {path}: is larger than {most / 2**20:g} MB; give a file of one camera")
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"camera file {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
@@ -234,7 +267,7 @@ def _parse(text: str, path: Path) -> list[LensCamera]:
         return _parse_colmap(text)
     try:
         data = json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, Loader=_Loader)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"not valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'} ({error})") from None
     if not isinstance(data, dict):
         raise InputError(
@@ -297,10 +330,10 @@ def _parse_colmap(text: str) -> list[LensCamera]:
 
 
 def _lens(model: Any, coefficients: Any) -> tuple[LensModel, tuple[float, ...]]:
-    name = str(model or "").strip().lower()
+    name = model.strip().lower() if isinstance(model, str) else "" if model is None else reprlib.repr(model)
     if name not in _LENS_NAMES:
         raise InputError(
-            f"distortion model {model!r} is not known; expected one of {', '.join(filter(None, _LENS_NAMES))}"
+            f"distortion model {name!r} is not known; expected one of {', '.join(filter(None, _LENS_NAMES))}"
         )
     values = () if coefficients is None else tuple(float(v) for v in _numbers(coefficients, "distortion", None))
     if name == "pinhole" and any(values):
@@ -316,8 +349,8 @@ def _numbers(values: Any, name: str, counts: Sequence[int] | None) -> NDArray[np
         if values is None or isinstance(values, str) or any(isinstance(v, bool) for v in values):
             raise ValueError
         array = np.array([float(v) for v in values], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is {values!r}; expected numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} is {reprlib.repr(values)}; expected numbers") from None
     if counts is not None and len(array) not in counts:
         raise InputError(f"{name} has {len(array)} values; expected {' or '.join(map(str, counts))}")
     return array
@@ -326,7 +359,7 @@ def _numbers(values: Any, name: str, counts: Sequence[int] | None) -> NDArray[np
 def _size(data: dict[str, Any], name: str) -> int:
     value = float(_numbers([data.get(name)], name, (1,))[0])
     if not (math.isfinite(value) and value == int(value) and value >= 1):
-        raise InputError(f"{name} is {data.get(name)!r}; expected a positive whole number of pixels")
+        raise InputError(f"{name} is {reprlib.repr(data.get(name))}; expected a positive whole number of pixels")
     return int(value)
 
 

@@ -27,40 +27,67 @@ Box = tuple[float, float, float, float]
 
 INK, QUIET, PAPER = (24, 28, 36), (96, 104, 118), (255, 255, 255)
 RIGHT, WRONG = (15, 138, 108), (201, 84, 26)  # told apart without colour vision too: wrong points are squares
+PLAIN = (29, 95, 170)  # points whose truth nobody knows
 NOTHING = (226, 229, 235)  # cells without an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A measured point. uv: [2] pixels; the rest metres of distance, NaN where the model gave no number."""
+    """A measured point. uv: [2] pixels; the rest metres of distance, NaN where the model gave no number.
+
+    truth: NaN where nobody knows it. name: what the label begins with, such as a number.
+    """
 
     uv: tuple[float, float]
     measured: float
-    truth: float
+    truth: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
+    name: str = ""
 
     @property
     def correct(self) -> bool:
         """Within a factor of 1.25 of the truth."""
         return bool(self.measured > 0 and max(self.measured / self.truth, self.truth / self.measured) < DELTA1_RATIO)
 
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """Of its dot and label."""
+        if np.isnan(self.truth):
+            return PLAIN
+        return RIGHT if self.correct else WRONG
+
+
+Span = tuple["NDArray[np.float64]", str]  # the two ends [2, 2] in pixels of a picture, and what is written beside them
+
 
 def annotate(
-    image: Image.Image, marks: Sequence[Mark], *, size: tuple[int, int], width: int = 1280, text: float = 1.0
+    image: Image.Image,
+    marks: Sequence[Mark],
+    *,
+    size: tuple[int, int],
+    width: int = 1280,
+    text: float = 1.0,
+    spans: Sequence[Span] = (),
 ) -> Image.Image:
     """The picture, `width` pixels wide, with a label at every mark: measured, true, and the 80 % interval.
 
-    size: (width, height) of the image that the marks' pixels belong to; `image` may show the same view with more of
-    them. text: how much larger than usual the labels are.
+    size: (width, height) of the image that the pixels of marks and spans belong to; `image` may show the same view with
+    more of them. text: how much larger than usual the labels are. spans: lengths drawn as lines, each with its text.
     """
     canvas = image.convert("RGB").resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas, "RGBA")
-    uv = np.array([m.uv for m in marks], dtype=np.float64).reshape(-1, 2)
-    centres = [(float(u), float(v)) for u, v in resize_uv(uv, size, canvas.size) + 0.5]
     unit = text * width / 1280
     radius = 10.5 * unit
+
+    def place(uv: Sequence[tuple[float, float]] | NDArray[np.float64]) -> list[tuple[float, float]]:
+        points = np.array(uv, dtype=np.float64).reshape(-1, 2)
+        return [(float(u), float(v)) for u, v in resize_uv(points, size, canvas.size) + 0.5]
+
+    centres = place([m.uv for m in marks])
     taken: list[Box] = [(x - radius, y - radius, x + radius, y + radius) for x, y in centres]
+    for uv, words in spans:
+        _span(draw, place(uv), words, unit, canvas.size, taken)
     for mark, centre in zip(marks, centres, strict=True):
         lines = _label(mark, unit)
         extent = (
@@ -69,38 +96,37 @@ def annotate(
         )
         box = _place(centre, extent, canvas.size, taken, gap=radius * 1.6)
         taken.append(box)
-        colour = RIGHT if mark.correct else WRONG
+        colour = mark.colour
         _tie(draw, centre, box, colour, 2.5 * unit)
         _card(draw, box, lines, colour, unit)
-        _dot(draw, centre, radius, colour, square=not mark.correct)
+        _dot(draw, centre, radius, colour, square=colour == WRONG)
     return canvas
 
 
-def draw_lengths(
-    image: Image.Image, spans: Sequence[tuple[NDArray[np.float64], str]], *, width: int = 1280
-) -> Image.Image:
-    """The picture, `width` pixels wide, with a line between the two points of each span and its length beside it.
+def draw_lengths(image: Image.Image, spans: Sequence[Span], *, width: int = 1280) -> Image.Image:
+    """The picture, `width` pixels wide, with a line between the two points of each span and its length beside it."""
+    return annotate(image, [], size=image.size, width=width, spans=spans)
 
-    spans: ([2, 2] pixels of `image`, text).
-    """
-    canvas = image.convert("RGB").resize((width, round(image.height * width / image.width)), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(canvas, "RGBA")
-    unit = width / 1280
+
+def _span(
+    draw: ImageDraw.ImageDraw,
+    ends: list[tuple[float, float]],
+    words: str,
+    unit: float,
+    canvas: tuple[int, int],
+    taken: list[Box],
+) -> None:
+    """A line between two places of the canvas, and its words beside the middle; `taken` grows by their box."""
+    draw.line(ends, fill=PAPER, width=round(7 * unit))
+    draw.line(ends, fill=RIGHT, width=round(4 * unit))
     font, radius = _font(22 * unit, bold=True), 8 * unit
-    taken: list[Box] = []
-    for uv, text in spans:
-        (x0, y0), (x1, y1) = ends = [(float(u), float(v)) for u, v in resize_uv(uv, image.size, canvas.size) + 0.5]
-        draw.line(ends, fill=PAPER, width=round(7 * unit))
-        draw.line(ends, fill=RIGHT, width=round(4 * unit))
-        for end in ends:
-            _dot(draw, end, radius, RIGHT, square=False)
-        middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-        lines = [(text, font, INK)]
-        extent = (draw.textlength(text, font=font) + 26 * unit, _line_height(font) + 13 * unit)
-        box = _place(middle, extent, canvas.size, taken, gap=radius * 1.6)
-        taken.append(box)
-        _card(draw, box, lines, RIGHT, unit)
-    return canvas
+    for end in ends:
+        _dot(draw, end, radius, RIGHT, square=False)
+    (x0, y0), (x1, y1) = ends
+    extent = (draw.textlength(words, font=font) + 26 * unit, _line_height(font) + 13 * unit)
+    box = _place(((x0 + x1) / 2, (y0 + y1) / 2), extent, canvas, taken, gap=radius * 1.6)
+    taken.append(box)
+    _card(draw, box, [(words, font, INK)], RIGHT, unit)
 
 
 def with_inset(image: Image.Image, uv: NDArray[np.float64], *, scale: int, reach: int = 10) -> Image.Image:
@@ -225,8 +251,10 @@ def metres(value: float) -> str:
 
 def _label(mark: Mark, unit: float) -> list[tuple[str, ImageFont.FreeTypeFont, tuple[int, int, int]]]:
     big, small = _font(25 * unit, bold=True), _font(15.5 * unit, bold=False)
-    lines = [(metres(mark.measured) if np.isfinite(mark.measured) else "no number", big, INK)]
-    lines.append((f"true {metres(mark.truth)}", small, INK))
+    measured = metres(mark.measured) if np.isfinite(mark.measured) else "no number"
+    lines = [(f"{mark.name}  {measured}".strip(), big, INK)]
+    if np.isfinite(mark.truth):
+        lines.append((f"true {metres(mark.truth)}", small, INK))
     if np.isfinite(mark.low) and np.isfinite(mark.high):
         lines.append((f"{mark.low:.2f} \N{EN DASH} {mark.high:.2f}", small, QUIET))
     return lines

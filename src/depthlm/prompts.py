@@ -7,7 +7,7 @@ A prompt's question is looked up by the reference's name first ("arrow", "text-p
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from depthlm.errors import InputError
@@ -54,6 +54,8 @@ class Prompt:
     "region" with the coordinates of two corners. introduction: what they begin with, by kind, and for "region".
     per_decade: None for numbers of two decimals; n for the nearest of n numbers per decade, evenly spaced in ratio, as
     a string of two significant digits ("0.46", "2.4", "12").
+    coordinate_range: R of text coordinates that the words are made for; set for prompts of models that nobody trained
+    to measure (`is_general`), None where the model's card says it.
     source: where the words come from.
     """
 
@@ -73,12 +75,18 @@ class Prompt:
     )
     introduction: Mapping[str, str] = field(default_factory=dict)
     per_decade: int | None = None
+    coordinate_range: int | None = None
     source: str = field(default="ours", compare=False)
 
     @property
     def answer_prefix(self) -> str:
         """The constant text before the first number of every answer; it can be forced and shared in decoding."""
         return self.answer.partition("{")[0]
+
+    @property
+    def is_general(self) -> bool:
+        """Whether it asks a model that was never trained to measure: pictures are shown as they are."""
+        return self.coordinate_range is not None
 
     def supports(self, reference: Reference) -> bool:
         """Whether this prompt has words for that reference."""
@@ -258,6 +266,8 @@ NANO = Prompt(
         "marker": "distance at the {marker}",
         "markers": "distance at the {colour} {marker}",
         "text": "distance at x{x} y{y}",
+        # Raw pixels pass the 100 coordinate words: "x143" takes two tokens, as numbers do in general tokenizers.
+        "text-pixels": "distance in {width} / {height} at x{x} y{y}",
     },
     language="nano",
     pointers={
@@ -271,9 +281,81 @@ NANO = Prompt(
     per_decade=24,
 )
 
-PROMPTS: dict[str, Prompt] = {
-    prompt.name: prompt for prompt in (DEPTHLM_OFFICIAL, VLM3_DEPTH, VLM3_PAPER, DEPTHLM, INTRINSICS, TEXT_PIXELS, NANO)
+# Models that nobody trained to measure (Gemini, GPT, Qwen, ...). They must be told what a marker or a coordinate is and
+# that an estimate is wanted. What they know of coordinates differs, and so do the words.
+_ESTIMATE = (
+    " How far is the surface at that point from the camera, in a straight line, in meters? Give your best estimate even"
+    " if you are unsure. Reply with one number between tags and nothing else: <answer>NUMBER</answer>"
+)
+_MARKED = {
+    "arrow": "A small red arrow is drawn on the picture; its tip, on the right, touches one point." + _ESTIMATE,
+    "marker": "A small red {marker} is drawn on the picture; its centre is one point." + _ESTIMATE,
 }
+
+GENERAL = Prompt(
+    name="general",
+    questions={
+        **_MARKED,
+        "text": "Coordinates are (x, y): x runs from 0 at the left edge of the picture to {range} at the right edge, y"
+        " from 0 at the top to {range} at the bottom. Look at the point ({x}, {y})." + _ESTIMATE,
+        "text-pixels": "The picture is {width} pixels wide and {height} pixels high. Look at the pixel ({x}, {y}),"
+        " counted from the top left corner." + _ESTIMATE,
+    },
+    answer=DEPTHLM.answer,
+    coordinate_range=1000,
+)
+
+GENERAL_CAMERA = Prompt(
+    name="general-camera",
+    questions={
+        kind: "The camera has focal lengths fx = {fx:.1f}, fy = {fy:.1f} and principal point ({cx:.1f}, {cy:.1f}) in"
+        " pixels; the picture is {width} x {height}. " + words
+        for kind, words in GENERAL.questions.items()
+    },
+    answer=DEPTHLM.answer,
+    coordinate_range=1000,
+)
+
+GEMINI = Prompt(
+    name="gemini",
+    questions={
+        **_MARKED,
+        "text": "Points are [y, x], normalized to 0-{range}. Look at the point [{y}, {x}]." + _ESTIMATE,
+    },
+    answer=DEPTHLM.answer,
+    coordinate_range=1000,
+    source="points as Gemini's documentation of image understanding states them: [y, x], 0 to 1000; the words are ours",
+)
+
+QWEN = Prompt(
+    name="qwen",
+    questions={
+        **_MARKED,
+        "text": 'Look at the point {{"point_2d": [{x}, {y}]}}, in relative coordinates from 0 to {range}.' + _ESTIMATE,
+        "text-pixels": 'Look at the point {{"point_2d": [{x}, {y}]}}, in pixels of the {width} x {height} picture.'
+        + _ESTIMATE,
+    },
+    answer=DEPTHLM.answer,
+    coordinate_range=1000,
+    source="points as Qwen3-VL (text: 0 to 1000) and Qwen2.5-VL (text-pixels) are taught to write them; words are ours",
+)
+
+# Alternatives to NANO that docs/study.md compares with it.
+NANO_INTRINSICS = replace(
+    NANO,
+    name="nano-intrinsics",
+    questions={"text": "camera {fx:.0f} {fy:.0f} {cx:.0f} {cy:.0f} in {width} / {height} " + NANO.questions["text"]},
+    source="INTRINSICS in nano's words",
+)
+NANO_DECIMALS = replace(NANO, name="nano-decimals", per_decade=None, source="nano's questions, answers as in the paper")
+
+PROMPTS: dict[str, Prompt] = {
+    prompt.name: prompt
+    for prompt in (
+        DEPTHLM_OFFICIAL, VLM3_DEPTH, VLM3_PAPER, DEPTHLM, INTRINSICS, TEXT_PIXELS, NANO,
+        NANO_INTRINSICS, NANO_DECIMALS, GENERAL, GENERAL_CAMERA, GEMINI, QWEN,
+    )
+}  # fmt: skip
 
 
 def get_prompt(name: str) -> Prompt:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from depthlm.bicubic import resample_window
 from depthlm.camera import Camera, resize_uv
 from depthlm.errors import InputError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from depthlm.objects import Box, LabelledObject
     from depthlm.sample import Sample
 
-Geometry = Literal["exact", "official"]
+Geometry = Literal["exact", "official", "native"]
 _TRIES = 10  # crops drawn before one is placed round a point
 OBJECT_INSIDE = 0.6  # share of an object's rectangle; a view that shows less of it does without the object
 
@@ -104,7 +105,8 @@ class ViewConfig:
     grid: int
     """Patch grid: both sizes of an exact view are multiples of it (28 Qwen2.5-VL, 32 Qwen3-VL, 16 Pixtral)."""
     geometry: Geometry = "exact"
-    """exact: ours. official: the released protocol bit for bit."""
+    """exact: ours. official: the released protocol bit for bit. native: the picture at its own size and focal length,
+    for models that were not trained on a unified one; padded to the grid like exact."""
     min_size: int | None = None
     """Fewest pixels (width * height) the model's processor takes; smaller views are padded."""
     max_size: int | None = None
@@ -115,8 +117,8 @@ class ViewConfig:
             raise InputError(f"unified focal length is {self.focal}; expected a positive number of pixels")
         if self.grid < 1:
             raise InputError(f"patch grid is {self.grid}; expected 1 or more pixels")
-        if self.geometry not in ("exact", "official"):
-            raise InputError(f"geometry is {self.geometry!r}; expected 'exact' or 'official'")
+        if self.geometry not in get_args(Geometry):
+            raise InputError(f"geometry is {self.geometry!r}; expected one of {', '.join(get_args(Geometry))}")
 
 
 @dataclass(kw_only=True)
@@ -131,6 +133,9 @@ class CropConfig:
     """centre: as in the paper. jitter: anywhere in the image."""
     aspect_jitter: tuple[float, float] | None = None
     """For noisy intrinsics: the height is divided by a factor from this range ((1.0, 1.3) in the paper's Taskonomy)."""
+    zoom: tuple[float, float] | None = None
+    """The picture is first made larger by a factor from this range (even in ratio), so that it has no unified focal
+    length: for teaching what does not depend on one."""
     flip: float = 0.0
     """Probability of a left-right mirror (camera and points are mirrored with it)."""
 
@@ -143,6 +148,8 @@ class CropConfig:
             raise InputError(f"crop position is {self.position!r}; expected 'centre' or 'jitter'")
         if self.aspect_jitter is not None and not 0 < self.aspect_jitter[0] <= self.aspect_jitter[1]:
             raise InputError(f"aspect jitter is {self.aspect_jitter}; expected 0 < low <= high")
+        if self.zoom is not None and not 0 < self.zoom[0] <= self.zoom[1]:
+            raise InputError(f"zoom is {self.zoom}; expected 0 < low <= high")
         if not 0 <= self.flip <= 1:
             raise InputError(f"flip is {self.flip}; expected a probability from 0 to 1")
 
@@ -185,7 +192,7 @@ def make_view(
         left, top = max(0, math.ceil(margin - u0)), max(0, math.ceil(margin - v0))
         right, bottom = max(0, math.ceil(u1 + margin + 1 - width)), max(0, math.ceil(v1 + margin + 1 - height))
     width, height = width + left + right, height + top + bottom
-    if config.geometry == "exact":
+    if config.geometry != "official":
         width, height = _up(width, config.grid), _up(height, config.grid)
         while config.min_size and width * height < config.min_size:
             if width <= height:
@@ -216,7 +223,8 @@ def make_training_view(
     image = sample.load_image() if image is None else image
     flip = crop.flip > 0 and bool(rng.random() < crop.flip)
     squeeze = 1.0 if crop.aspect_jitter is None else float(rng.uniform(*crop.aspect_jitter))
-    pixels = _unify(sample.camera, config, squeeze=squeeze, flip=flip)
+    zoom = 1.0 if crop.zoom is None else math.exp(rng.uniform(*np.log(crop.zoom)))
+    pixels = _unify(sample.camera, config, squeeze=squeeze, zoom=zoom, flip=flip)
     moved = pixels.forward(sample.uv)
     for _ in range(_TRIES):
         window = _draw_window(pixels.resized, crop, config.grid, rng)
@@ -244,14 +252,19 @@ def _check(image: Image.Image, camera: Camera, uv: NDArray[np.float64]) -> None:
         raise InputError(f"point ({u:g}, {v:g}) lies outside the {image.width}x{image.height} image")
 
 
-def _unify(camera: Camera, config: ViewConfig, *, squeeze: float = 1.0, flip: bool = False) -> PixelMap:
-    """The one resample of a view. squeeze: the height is divided by it (aspect jitter)."""
+def _unify(
+    camera: Camera, config: ViewConfig, *, squeeze: float = 1.0, zoom: float = 1.0, flip: bool = False
+) -> PixelMap:
+    """The one resample of a view. squeeze: the height is divided by it (aspect jitter); zoom: both sides grow by it."""
     source = (camera.width, camera.height)
     if config.geometry == "official":
-        scale = config.focal / camera.fx
+        scale = zoom * config.focal / camera.fx
         size = (max(1, int(camera.width * scale)), max(1, int(camera.height * scale / squeeze)))
         return PixelMap(source, size, flip=flip, official=(scale, scale / squeeze))
-    width, height = replace(camera, fy=camera.fy * squeeze).unified_size(config.focal)
+    if config.geometry == "native":
+        width, height = max(1, round(camera.width * zoom)), max(1, round(camera.height * zoom / squeeze))
+    else:
+        width, height = replace(camera, fy=camera.fy * squeeze).unified_size(config.focal * zoom)
     if config.max_size and _up(width, config.grid) * _up(height, config.grid) > config.max_size:
         width, height = _shrink(width, height, config.grid, config.max_size)
     return PixelMap(source, (width, height), flip=flip)
@@ -326,7 +339,7 @@ def _render(
         image = ImageOps.mirror(image)
     depths = None if z is None else np.asarray(z, dtype=np.float64).reshape(-1)[index]
     return View(
-        image=_resample(image, pixels.resized, window),
+        image=_resample(image, pixels, window),
         camera=resized.crop(window.left, window.top, window.width, window.height),
         uv=transform.forward(uv[index]),
         z=depths,
@@ -348,16 +361,17 @@ def _seen_objects(objects: Sequence[LabelledObject], transform: PixelMap, window
             yield replace(turned, box=(left, top, right, bottom), visible=thing.visible * min(1.0, inside))
 
 
-def _resample(image: Image.Image, size: tuple[int, int], window: _Window) -> Image.Image:
-    """PIL bicubic to `size`, then the window of it; outside the image it is black.
+def _resample(image: Image.Image, pixels: PixelMap, window: _Window) -> Image.Image:
+    """PIL bicubic to the size of `pixels`, then the window of it; outside the image it is black.
 
-    PIL can compute a window alone (`resize(box=...)`), but holds the box in float32: up to 2 grey levels off, so the
-    whole is resampled. The crops of training keep most of it anyway.
+    A part of the image is resampled alone where that is exact to one grey level; `official` is always bit for bit.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    right, bottom = window.left + window.width, window.top + window.height
-    if (window.left, window.top, right, bottom) == (0, 0, *size):
-        return image.copy()
-    return image.crop((window.left, window.top, right, bottom))
+    width, height = pixels.resized
+    box = (window.left, window.top, window.left + window.width, window.top + window.height)
+    inside = window.left >= 0 and window.top >= 0 and box[2] <= width and box[3] <= height
+    if inside and box != (0, 0, width, height) and image.size != pixels.resized and pixels.official is None:
+        return resample_window(image, pixels.resized, box)
+    if image.size != pixels.resized:
+        image = image.resize(pixels.resized, Image.Resampling.BICUBIC)
+    return image.copy() if box == (0, 0, width, height) else image.crop(box)

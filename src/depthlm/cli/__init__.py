@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 
 import typer
 
 # Each adds its commands, in the order in which `--help` lists them.
-from depthlm.cli import data, evaluate, measure, models  # noqa: F401
+from depthlm.cli import data, evaluate, export, measure, models, page, setup, study, tables  # noqa: F401
 from depthlm.cli.app import app
 from depthlm.errors import BackendError, InputError
 
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF blocks
     try:
         command = typer.main.get_command(app)
         status = command.main(args=[a for a in arguments if a != "--debug"], prog_name="depthlm", standalone_mode=False)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from depthlm.cli.app import app
-from depthlm.cli.backends import ServerOptions, cost_line, make_backend, parse_price
+from depthlm.cli.backends import RivalOptions, ServerOptions, cost_line, make_backend, parse_price
 from depthlm.cli.helpers import emit, progress_bar, require_writable
 from depthlm.cli.options import (
     TASK_HELP,
@@ -30,6 +29,8 @@ from depthlm.cli.options import (
 from depthlm.errors import InputError, NothingToAskError
 
 if TYPE_CHECKING:
+    from depthlm.evaluation.dense import MapConfig
+    from depthlm.evaluation.evaluator import EvaluationConfig
     from depthlm.inference.backend import Backend
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
@@ -91,6 +92,31 @@ def evaluate_(
     card: Annotated[
         str | None, typer.Option(help="Of another backend: nano, a model folder or a depthlm.json to ask as.")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Words to ask in; general, general-camera, gemini, qwen for models not trained to measure."),
+    ] = None,
+    rival: Annotated[
+        Path | None, typer.Option(help="Python file that runs a depth model of your own (docs/evaluation.md).")
+    ] = None,
+    give_focal: Annotated[
+        bool, typer.Option("--give-focal", help="Of a depth model that takes one: the true focal length.")
+    ] = False,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align", help="Of a relative one: fit scale and shift to each picture's truths; a protocol of its own."
+        ),
+    ] = False,
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SET:FOLDER",
+            help="Map whole pictures with dense truth as well, such as ibims1:DIR, folder:DIR, synth:7.",
+        ),
+    ] = None,
+    map_pictures: Annotated[int, typer.Option(help="Pictures that --maps takes.")] = 8,
+    budget: Annotated[int, typer.Option(help="Questions a picture of --maps, where points are asked.")] = 2000,
     base_url: Annotated[str | None, typer.Option(help="Address of the server; its key is in OPENAI_API_KEY.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Questions under way at a server; default 8.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for an answer; default 120.")] = None,
@@ -112,7 +138,6 @@ def evaluate_(
             raise InputError(f"{path}: a .jsonl does not say what its depths mean; give --label z or --label distance")
     if out is not None:
         require_writable(out)
-    started = time.monotonic()
     from depthlm.tasks import get_task
 
     is_table = task == ALL_TASKS or retention
@@ -126,18 +151,26 @@ def evaluate_(
     from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
     from depthlm.evaluation.report import format_suite, format_summary, format_tasks
     from depthlm.evaluation.suites import get_suite, run_suite
+    from depthlm.inference.backend import Backend
 
     asked: dict[str, Any] = {"reference": reference, "task": task, "answers": answers, "points": points, "seed": seed}
     asked |= {"batch": batch, "intervals": intervals, "read": read}
     asked |= {"batch_mem": batch_mem, "forced": forced, "decimals": decimals}
     if ray is not None:
-        if backend != "hf" or suite is not None or not data:
-            raise InputError("--ray spreads weights over DATA; leave --backend and --suite out")
+        if backend != "hf" or rival is not None or suite is not None or not data:
+            raise InputError("--ray spreads weights over DATA; leave --backend, --rival and --suite out")
         from depthlm.cluster import import_ray
 
         import_ray()
     if price is not None:
         parse_price(price)
+    mapped = None
+    if maps is not None:
+        from depthlm.evaluation.dense import MapConfig
+
+        if out is None or suite is not None:
+            raise InputError("--maps keeps its maps in --out DIR, beside the points of DATA; give one, without --suite")
+        mapped = MapConfig(source=maps, pictures=map_pictures, budget=budget)
     server = ServerOptions(
         base_url=base_url, concurrency=concurrency, timeout=timeout, retries=retries, per_minute=rpm, cache=cache,
         body=body,
@@ -145,8 +178,8 @@ def evaluate_(
 
     def answers_of(folder: Path | None) -> LoadedModel | Backend:
         return make_backend(
-            backend, model, card=card, reference=reference, read=read, server=server, out=folder,
-            load_options=(device, dtype, revision),
+            backend, model, card=card, prompt=prompt, reference=reference, read=read, server=server, out=folder,
+            rival=RivalOptions(file=rival, give_focal=give_focal, align=align), load_options=(device, dtype, revision),
         )  # fmt: skip
 
     if suite is not None:
@@ -168,7 +201,7 @@ def evaluate_(
 
         present = [run["dataset"] for run in result["runs"]]
         pages = [(suite_out / name, ShardDataset(suite_out / "points" / name)) for name in present]
-        _report(suite_out, pages, started, cost_line(answerer, price))
+        _report(suite_out, pages, cost_line(answerer, price))
         emit(result, as_json, format_suite(result))
         return
     if legacy_labels:
@@ -184,6 +217,8 @@ def evaluate_(
 
         data, sets = [Path("rendered-rooms")], [list(synth_samples(**RETENTION_ROOMS))]
     answerer = answers_of(out)
+    if ray is not None and isinstance(answerer, Backend):
+        raise InputError(f"--ray spreads language models; {model} is a depth model, leave --ray out")
     runs: list[dict[str, Any]] = []
     written: list[tuple[Path, Any]] = []
     names = _task_list(answerer.card, task, retention, reference)
@@ -221,7 +256,9 @@ def evaluate_(
     if (cost := cost_line(answerer, price)) is not None:
         print(f"server: {cost}", file=sys.stderr)
     if out is not None:
-        _report(out, written, started, cost)
+        if mapped is not None:
+            _map(answerer, mapped, out, EvaluationConfig(**asked))
+        _report(out, written, cost)
     text = format_tasks(runs) if is_table else "\n\n".join(format_summary(run) for run in runs)
     emit({"runs": runs} if is_table or len(runs) > 1 else runs[0], as_json, text)
 
@@ -231,15 +268,22 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders that `eval --out` wrote, at least two.")
     ],
+    out: Annotated[Path | None, typer.Option(help="Folder for a report of them all.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Paired tests of evaluation runs on the same points: differences with intervals over pictures and p-values."""
-    from depthlm.evaluation.compare import compare_runs, format_comparison
-    from depthlm.evaluation.runs import read_run
+    if out is not None:
+        require_writable(out)
+    from depthlm.evaluation.compare import format_comparison
+    from depthlm.evaluation.compare_page import REPORT_HTML, compare_folders, write_comparison
 
-    result = compare_runs([read_run(folder) for folder in runs], seed=seed)
-    emit(result, as_json, format_comparison(result))
+    comparison = compare_folders(runs, seed=seed)
+    if out is not None:
+        write_comparison(out, comparison)
+        print(f"report: {out / REPORT_HTML}", file=sys.stderr)
+    text = "\n\n".join(f"{found['data']}\n{format_comparison(found)}" for found in comparison.results)
+    emit(comparison.to_dict(), as_json, text)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
@@ -260,11 +304,35 @@ def _task_list(card: ModelCard, task: str, retention: bool, reference: str | Non
     return [name for name in wanted if kind in get_task(name).references]
 
 
-def _report(out: Path, runs: list[tuple[Path, Any]], started: float, cost: str | None = None) -> None:
+def _map(answerer: LoadedModel | Backend, config: MapConfig, out: Path, asked: EvaluationConfig) -> None:
+    """Map whole pictures into the run's folder; those that failed are named."""
+    from depthlm.evaluation.asking import make_engine
+    from depthlm.evaluation.dense import map_pictures
+    from depthlm.inference.backend import Backend
+
+    backend = answerer if isinstance(answerer, Backend) else make_engine(answerer, asked)
+    with progress_bar("maps") as progress:
+        failed = map_pictures(backend, config, out, progress=progress)
+    for line in failed:
+        print(f"no map of {line}", file=sys.stderr)
+
+
+def _report(out: Path, runs: list[tuple[Path, Any]], cost: str | None = None) -> None:
     """The page of finished runs (folder, data) in `out`; whoever waits is told where it is."""
+    from depthlm.evaluation.dense import failed_maps, read_cases
     from depthlm.evaluation.page import REPORT_HTML, Entry, write_report
+    from depthlm.evaluation.record import add_cost
     from depthlm.evaluation.runs import read_run
 
-    entries = [Entry(run=read_run(folder), samples=samples) for folder, samples in runs]
-    write_report(out, entries, seconds=time.monotonic() - started, cost=cost)
+    if cost is not None:
+        for folder, _ in runs:
+            add_cost(folder, cost if len(runs) == 1 else f"{cost}, for all {len(runs)} runs")
+    # Maps are of pictures of their own; they are shown with the first run.
+    entries = [
+        Entry(run=read_run(folder), samples=samples)
+        if number
+        else Entry(run=read_run(folder), samples=samples, maps=read_cases(out), unmapped=failed_maps(out))
+        for number, (folder, samples) in enumerate(runs)
+    ]
+    write_report(out, entries)
     print(f"report: {out / REPORT_HTML}", file=sys.stderr)

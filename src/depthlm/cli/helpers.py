@@ -26,14 +26,18 @@ def parse_point(text: str) -> tuple[float, float]:
     return u, v
 
 
-def load(model: str, device: str | None, dtype: str | None, revision: str | None) -> LoadedModel:
-    """A model on its device; says so where its card had to be assumed."""
+def choose_device(device: str | None) -> str:
+    """The device that was named, else a GPU where there is one."""
     import torch
 
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(model: str, device: str | None, dtype: str | None, revision: str | None) -> LoadedModel:
+    """A model on its device; says so where its card had to be assumed."""
     from depthlm.models.loading import load_model
 
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_model(model, device=chosen, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=choose_device(device), dtype=dtype, revision=revision)
     if loaded.card_source == "assumed":
         note = "no depthlm.json: focal length, prompt and meaning of its answers are assumed; figures mean little"
         print(f"note: {model}: {note}", file=sys.stderr)
@@ -62,7 +66,7 @@ def counted(items: Any, progress: Callable[[int, int], None], total: int) -> Ite
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str) -> Iterator[Callable[[float, int], None]]:
     """A bar on stderr, and the function that moves it: progress(done, total)."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn

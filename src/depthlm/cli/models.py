@@ -16,21 +16,44 @@ from depthlm.errors import InputError, StoppedError
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, or a shipped recipe by name: nano, ...")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to change.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: out/ and the recipe's name.")] = None,
+    change_recipe: Annotated[
+        bool, typer.Option("--change-recipe", help="Go on in a folder that holds a run of another recipe.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what the run needs (memory, hours) and stop; nothing is loaded.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(help="Of --plan: how many cards.")] = 1,
+    gpu: Annotated[str, typer.Option(help="Of --plan: h200, h100, a100, a100-40, l40s, rtx4090, rtx3090.")] = "h100",
     as_json: Json = False,
 ) -> None:
     """Train by a recipe; a run that was interrupted goes on from its folder."""
     from depthlm.training.recipe import load_recipe
+    from depthlm.training.shipped import find_recipe
 
-    resolved = load_recipe(recipe, overrides)
+    file = find_recipe(recipe)
+    if file != recipe:
+        print(f"recipe: {file}, shipped with depthlm", file=sys.stderr)
+    resolved = load_recipe(file, overrides)
+    if plan:
+        from depthlm.training.plan import format_plan, plan_run
+
+        planned = plan_run(resolved, gpus=gpus, kind=gpu)
+        emit(planned, as_json, format_plan(planned))
+        return
     folder = out or Path("out") / resolved.name
     require_writable(folder)
     from depthlm.training.run import run_recipe
 
     try:
-        model = run_recipe(resolved, folder, report=lambda line: print(line, file=sys.stderr, flush=True))
+        model = run_recipe(
+            resolved,
+            folder,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+            change_recipe=change_recipe,
+        )
     except StoppedError as stopped:
         emit({"run": str(folder), "model": None, "stopped": str(stopped)}, as_json, str(stopped))
         return

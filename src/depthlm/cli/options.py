@@ -23,8 +23,12 @@ TASK_HELP = (
 Task = Annotated[str, typer.Option(help=f"{TASK_HELP}.")]
 Answers = Annotated[Quantity | None, typer.Option(help="What the answers mean; default: what depthlm.json says.")]
 Label = Annotated[Quantity | None, typer.Option(help="What the numbers of a .jsonl mean.")]
-Images = Annotated[Path | None, typer.Option(help="Folder that a .jsonl's image paths are relative to.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out, list and count them.")]
+Images = Annotated[Path | None, typer.Option(help="Folder that image names in a .jsonl or .csv are relative to.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows or pictures out, list and count them.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that read pictures while the model answers.")]
+Pictures = Annotated[
+    list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures: files, folders (frames of a video), globs.")
+]
 Read = Annotated[
     Literal["greedy", "median", "mean", "best"] | None,
     typer.Option(help="Which number of the model's belief is its answer; default: what depthlm.json says."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from depthlm.errors import InputError
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from depthlm.sample import Sample
 
-__all__ = ["SampleSet", "open_data"]
+__all__ = ["Origin", "SampleSet", "open_data", "open_place", "origin_of", "place_of"]
+
+RENDERED = "synth"  # the name of what `depthlm synth` makes, where data sets are named
 
 
 class SampleSet(Protocol):
@@ -54,6 +56,45 @@ def open_data(
 
     shards = ShardDataset(path)
     return _checked(shards, skip_bad=skip_bad) if check_images else shards
+
+
+class Origin(NamedTuple):
+    """Which data set samples are of, which split, and whether their labels have the released curation's errors."""
+
+    dataset: str | None = None
+    split: str | None = None
+    legacy: bool = False
+
+
+def origin_of(samples: object) -> Origin:
+    """Where samples come from, as the shards say; all unknown for what no command of ours wrote."""
+    info: dict[str, Any] = getattr(samples, "info", {})
+    if info.get("source") == "depthlm synth":
+        return Origin(RENDERED)
+    settings = info.get("settings", {}) if info.get("source") == "depthlm curate" else {}
+    return Origin(settings.get("dataset"), settings.get("split"), bool(settings.get("legacy", False)))
+
+
+def place_of(samples: object) -> dict[str, Any] | None:
+    """Where samples that `open_data` opened lie, as plain values for `open_place`; None for what lies nowhere."""
+    base = samples.base if isinstance(samples, _Chosen) else samples
+    path = getattr(base, "path", None)
+    if path is None:
+        return None
+    folder = getattr(base, "folder", None)
+    return {
+        "path": str(Path(path).absolute()),
+        "images": None if folder is None else str(Path(folder).absolute()),
+        "label": getattr(base, "label", None),
+        "skip_bad": bool(getattr(samples, "skipped", ())),
+    }
+
+
+def open_place(place: dict[str, Any]) -> SampleSet:
+    """The samples of a place, in the order they had. Raises InputError where they cannot be opened any more."""
+    path = Path(place["path"])
+    skip_bad = bool(place["skip_bad"])
+    return open_data(path, images=place["images"], label=place["label"], skip_bad=skip_bad, check_images=skip_bad)
 
 
 class _Chosen:

@@ -207,12 +207,16 @@ def make_sample(frame: Frame, ref: FrameRef, points: int, config: CurateConfig) 
             f"at least {config.min_points} are needed"
         )
     rng = frame_generator(config.seed, config.dataset, ref.id)
-    uv, z = labels.take(choose_labels(labels, points, config.choose, rng), frame.camera)
+    chosen = choose_labels(labels, points, config.choose, rng)
+    uv, z = labels.take(chosen, frame.camera)
+    near_edge, incidence = labels.facts(chosen, frame.camera)
     on = frame.camera.contains(uv)  # the outermost pixels of a distorted picture may lie off the straightened one
     if not on.any():
         raise FrameError(f"{ref.id}: none of its {len(uv)} chosen labels lies on the straightened picture")
     sample = Sample(
         image=frame.image, camera=frame.camera, uv=uv[on], z=z[on], scene=ref.scene, frame=ref.id, pose=frame.pose,
+        near_edge=None if near_edge is None else near_edge[on],
+        incidence=None if incidence is None else incidence[on],
         source=ref.id,
     )  # fmt: skip
     sample.load_image()

@@ -12,17 +12,17 @@ import hashlib
 import json
 import os
 import shutil
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.claim import RECORDS, claim, same_settings, write_json
 from depthlm.cluster import connected, import_ray
 from depthlm.data.choose import choose_frames, read_sample
 from depthlm.data.readers.base import FrameError, get_reader
 from depthlm.data.shards import build_manifest, write_shard
 from depthlm.errors import InputError
+from depthlm.processes import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SETTINGS = "curation.json"
-RECORDS = ".parts"
 ROWS_PER_GROUP = 16
 
 
@@ -69,11 +68,11 @@ def curate(
     if not choices:
         raise InputError(f"{root}: no frame of split {config.split!r}; expected {reader.layout}")
     settings = dataclasses.asdict(config) | {"reader_version": reader.version, "frames": frames}
-    if (out / MANIFEST).exists() and _same_settings(out, settings):
+    if (out / MANIFEST).exists() and same_settings(out / SETTINGS, settings, "curation"):
         shutil.rmtree(out / RECORDS, ignore_errors=True)
         manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         return manifest
-    _claim(out, settings)
+    claim(out / SETTINGS, settings, "curation")
     size = config.frames_per_part
     parts = [
         _Part(config, root, out, number, choices[first : first + size], strict)
@@ -82,7 +81,7 @@ def curate(
     records: list[dict[str, Any]] = [{}] * len(parts)
     done = 0
     progress(0, len(choices))
-    runner = _with_ray(parts, ray) if ray is not None else _with_processes(parts, workers)
+    runner = _with_ray(parts, ray) if ray is not None else spread(_run_part, parts, workers)
     for record in runner:
         records[record["part"]] = record
         done += record["frames"]
@@ -215,34 +214,6 @@ def _run_part(part: _Part) -> dict[str, Any]:
         ) from error
 
 
-def _with_processes(parts: list[_Part], workers: int) -> Iterator[dict[str, Any]]:
-    if workers <= 1 or len(parts) == 1:
-        yield from map(_run_part, parts)
-        return
-    import multiprocessing
-
-    # spawn: a forked child would inherit Arrow's thread pools without their threads.
-    pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        waiting: set[Future[dict[str, Any]]] = set()
-        queue = iter(parts)
-        while True:
-            # Few parts ahead: they are pickled when submitted.
-            while len(waiting) < 2 * workers and (part := next(queue, None)) is not None:
-                waiting.add(pool.submit(_run_part, part))
-            if not waiting:
-                return
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process died (out of memory?); run again, finished shards are kept, perhaps with fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _with_ray(parts: list[_Part], address: str) -> Iterator[dict[str, Any]]:
     with connected(address) as ray:
         task = ray.remote(_run_part)
@@ -270,43 +241,6 @@ def digest_lines(lines: Iterable[str]) -> str:
     for line in lines:
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write by rename: the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _same_settings(out: Path, settings: dict[str, Any]) -> bool:
-    try:
-        found = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out} exists and is no curation ({error}); choose another folder or remove it") from error
-    if found == settings:
-        return True
-    different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-    raise InputError(
-        f"{out} holds a curation that differs in {', '.join(different)} (see {out / SETTINGS}); "
-        "choose another folder or remove it"
-    )
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make `out` this curation's; drop what a killed run left half-written."""
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            _same_settings(out, settings)
-            for leftover in [*out.glob(".*.writing-*"), *(out / RECORDS).glob(".*.writing-*")]:
-                leftover.unlink(missing_ok=True)
-        (out / RECORDS).mkdir(parents=True, exist_ok=True)
-        write_json(out / SETTINGS, settings)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}; choose another folder") from error
 
 
 def _finish(config: CurateConfig, out: Path, records: list[dict[str, Any]], indexed: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Label = Literal["z", "distance"]
+_LONGEST_ROW = 32 * 2**20  # bytes; a row of 100,000 points has three million
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"BM": ".bmp", b"II*\x00": ".tif"}
 
 
@@ -170,21 +171,27 @@ def _check(text: bytes, folder: Path, label: Label, where: str, *, decode: bool)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(byte offset, line) of every line."""
+    """(byte offset, line) of every line; of a line that is too long, the beginning."""
     try:
         with path.open("rb") as file:
             offset = 0
-            for line in file:
+            while line := file.readline(_LONGEST_ROW + 1):
                 yield offset, line
                 offset += len(line)
+                while len(line) > _LONGEST_ROW and not line.endswith(b"\n"):  # the rest of one that is refused
+                    offset += len(rest := file.readline(_LONGEST_ROW))
+                    if not rest or rest.endswith(b"\n"):
+                        break
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _parse(text: bytes, where: str) -> _Fields:
+    if len(text) > _LONGEST_ROW:
+        raise InputError(f"{where}: longer than {_LONGEST_ROW / 2**20:g} MB; one row holds the points of one image")
     try:
         row = json.loads(text.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not a JSON object ({error})") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: not a JSON object but {type(row).__name__}")

@@ -54,13 +54,15 @@ SCHEMA = pa.schema(
         pa.field("scene", pa.string(), nullable=False),
         pa.field("frame", pa.string(), nullable=False),
         pa.field("objects", pa.list_(_OBJECT)),
+        pa.field("near_edge", pa.list_(pa.bool_())),
+        pa.field("incidence", pa.list_(pa.float64())),
     ]
 )
 # Images are compressed already; names repeat.
 _COMPRESSION = {
     "image": "NONE",
     **{f"camera.{field.name}": "ZSTD" for field in _CAMERA},
-    **{f"{name}.list.element": "ZSTD" for name in ("u", "v", "z", "surface", "pose")},
+    **{f"{name}.list.element": "ZSTD" for name in ("u", "v", "z", "surface", "pose", "near_edge", "incidence")},
     **{f"objects.list.element.{name}": "ZSTD" for name in ("name", "visible")},
     **{f"objects.list.element.{name}.list.element": "ZSTD" for name in ("box", "size", "center", "axes")},
     "scene": "ZSTD",
@@ -185,6 +187,8 @@ def _to_row(sample: Sample) -> dict[str, Any]:
         "scene": sample.scene,
         "frame": sample.frame,
         "objects": [dataclasses.asdict(thing) for thing in sample.objects],
+        "near_edge": sample.near_edge,
+        "incidence": sample.incidence,
     }
 
 
@@ -238,7 +242,7 @@ class ShardDataset:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - (int(self._ends[shard - 1]) if shard else 0)
         table = self._group(shard, row // self._rows_per_group)
-        return _from_row(table, row % self._rows_per_group, f"{self._files[shard]} row {row}")
+        return sample_from_table(table, row % self._rows_per_group, f"{self._files[shard]} row {row}")
 
     def _group(self, shard: int, group: int) -> pa.Table:
         if self._pid != os.getpid():  # a forked child must not move its parent's file positions
@@ -299,7 +303,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _from_row(table: pa.Table, row: int, source: str) -> Sample:
+def sample_from_table(table: pa.Table, row: int, source: str) -> Sample:
+    """A row of a table with the columns of SCHEMA as a sample. source: where it stands, for messages."""
+
     def numbers(name: str) -> Any:
         return table.column(name)[row].values.to_numpy()
 
@@ -314,8 +320,17 @@ def _from_row(table: pa.Table, row: int, source: str) -> Sample:
         scene=table.column("scene")[row].as_py(),
         frame=table.column("frame")[row].as_py(),
         objects=_objects(table, row),
+        near_edge=_labels(table, "near_edge", row),
+        incidence=_labels(table, "incidence", row),
         source=source,
     )
+
+
+def _labels(table: pa.Table, name: str, row: int) -> Any:
+    """[N] one value for each point, or None; folders written before there was such a column have none."""
+    if name not in table.column_names or not (found := table.column(name)[row]).is_valid:
+        return None
+    return found.values.to_numpy(zero_copy_only=False)
 
 
 def _objects(table: pa.Table, row: int) -> tuple[LabelledObject, ...]:

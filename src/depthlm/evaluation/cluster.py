@@ -77,7 +77,7 @@ class _Worker:
 
     def __init__(self, job: OnRay, config: EvaluationConfig, device: str) -> None:
         from depthlm.data import open_data
-        from depthlm.evaluation.evaluator import make_engine
+        from depthlm.evaluation.asking import make_engine
         from depthlm.models.loading import load_model
 
         loaded = load_model(job.model, device=device, dtype=job.dtype, revision=job.revision)
@@ -86,7 +86,7 @@ class _Worker:
 
     def ask(self, number: int, rows: NDArray[np.int64]) -> tuple[int, list[dict[str, Any]]]:
         """The records of one part."""
-        from depthlm.evaluation.evaluator import ask_parts
+        from depthlm.evaluation.asking import ask_parts
 
         return next(ask_parts(self.engine, self.data, {number: rows}, self.config))
 

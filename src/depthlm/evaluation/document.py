@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 
 # "0.81 (0.67-0.91)": the interval stands smaller, on a phone beneath.
-_INTERVAL = re.compile("^(\\S+) (\\([-\\d.]+\N{EN DASH}[-\\d.]+\\))$")
+_INTERVAL = re.compile("^(\\S+) (\\([-\\d.]+(?:\N{EN DASH}| to )[-\\d.]+\\))$")
+_CODE, _TYPED = re.compile("`([^`]+)`"), r"<code>\1</code>"
+_LINE = "\n"  # of several in one cell
 _SMALL = r"\1 <small>\2</small>"
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of plain text. bars: column of which each cell may have (value, low, high) in [0, 1] drawn beneath it."""
+    """Rows of plain text; a cell may have several lines.
+
+    bars: column of which each cell may have (value, low, high) in [0, 1] drawn beneath it.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -40,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures side by side, two or three in a row where there is room."""
+    """Pictures side by side, two to five in a row where there is room; on a phone those of four and five in twos."""
 
     pictures: Sequence[Picture]
     columns: int = 2
@@ -81,7 +86,7 @@ def to_markdown(title: str, lead: str, sections: Sequence[Section], stamp: str) 
 
 def _markdown_table(table: Table) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "; ") for cell in cells) + " |"
 
     lines = [line(table.head), "|" + "---|" * len(table.head), *(line(row) for row in table.rows)]
     return [*lines, "", table.note] if table.note else lines
@@ -92,7 +97,7 @@ def _section(section: Section) -> str:
     parts = [f"<{tag}>{html.escape(section.title)}</{tag}>"]
     for part in section.parts:
         if isinstance(part, str):
-            parts.append(f"<p>{html.escape(part)}</p>")
+            parts.append(f"<p>{_CODE.sub(_TYPED, html.escape(part))}</p>")
         elif isinstance(part, Table):
             parts.append(_table(part))
         else:
@@ -111,7 +116,7 @@ def _table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
     rows = []
     for number, row in enumerate(table.rows):
-        cells = [f"<td>{_INTERVAL.sub(_SMALL, html.escape(cell))}</td>" for cell in row]
+        cells = [f"<td>{_INTERVAL.sub(_SMALL, html.escape(cell).replace(_LINE, '<br>'))}</td>" for cell in row]
         bar = table.bars[number] if number < len(table.bars) else None
         if bar is not None:
             cells[1] = f"<td>{html.escape(row[1])}{_bar(*bar)}</td>"

@@ -7,18 +7,22 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthlm.covisibility import find_partner
+from depthlm.claim import write_text
 from depthlm.errors import InputError, NothingToAskError
+from depthlm.evaluation.asking import Plan, ask_parts, make_engine
+from depthlm.evaluation.domains import provenance
 from depthlm.evaluation.points import choose_points
+from depthlm.evaluation.record import record_command
 from depthlm.evaluation.runs import CONFIG, POINTS, SUMMARY, measure_run
-from depthlm.inference.backend import Backend, convert, question_for
-from depthlm.inference.engine import BATCH_MEM, Engine
+from depthlm.inference.backend import Backend
+from depthlm.inference.engine import BATCH_MEM
 from depthlm.metrics import absrel, bootstrap_interval, rmse
 from depthlm.tasks import get_task
 from depthlm.tasks.answers import Number
@@ -29,18 +33,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthlm.inference.backend import Quantity
-    from depthlm.inference.request import Answer
-    from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
-    from depthlm.sample import Sample, Samples
-    from depthlm.tasks import Context, Question, Task
+    from depthlm.sample import Samples
+    from depthlm.tasks import Task
     from depthlm.tasks.answers import AnswerKind
 
     # a config, and rows [n, 2] to ask about by part -> (part, its records), in any order
     Elsewhere = Callable[["EvaluationConfig", dict[int, NDArray[np.int64]]], Iterator[tuple[int, list[dict[str, Any]]]]]
 
 PART_POINTS = 256  # what an interruption can cost
-BLOCK_IMAGES = 32  # in memory at a time
 # What only a number has, so that every summary has the same keys.
 _NUMBER_KEYS = (
     "delta1", "delta1_ci", "absrel", "rmse", "floor_delta1", "floor_constant", "interval_coverage", "scored", "metrics"
@@ -61,6 +62,8 @@ class EvaluationConfig:
     """What the model's answers mean; None takes the label of its depthlm.json."""
     label: Quantity = "z"
     """What the data file's numbers mean; recorded only, as samples always hold z."""
+    suite: str | None = None
+    """Benchmark suite that the points follow (evaluation/suites.py); recorded only."""
     points: int = 8192
     """Points chosen over all images."""
     seed: int = 0
@@ -108,7 +111,7 @@ def evaluate(
     """
     config = config or EvaluationConfig()
     backend = model if isinstance(model, Backend) else make_engine(model, config)
-    plan = _Plan.of(config, backend.card)
+    plan = Plan.of(config, backend.card)
     if backend.reference.kind not in plan.task.references:
         raise InputError(
             f"task {plan.task.name} is asked by {' or '.join(plan.task.references)} only; give another --reference"
@@ -120,6 +123,7 @@ def evaluate(
     settings = {
         "model": model_name or backend.name,
         "backend": backend.identity(),
+        "given": backend.given,
         "card": dataclasses.asdict(backend.card),
         "data": data_name,
         "samples": digest,
@@ -129,6 +133,7 @@ def evaluate(
         "asked": plan.task.name,
         "answers": plan.answers,
         "label": config.label,
+        "suite": config.suite,
         "points": config.points,
         "seed": config.seed,
     }
@@ -136,7 +141,14 @@ def evaluate(
     if folder is not None and (folder / SUMMARY).is_file() and (folder / POINTS).is_file():
         done: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         return done
-    table = _gather(backend, data, chosen, config, folder, elsewhere, progress or (lambda done, total: None))
+    started, known = time.monotonic(), list[int]()
+
+    def told(done: int, total: int) -> None:
+        known.append(done)  # the first time what earlier processes have left
+        if progress is not None:
+            progress(done, total)
+
+    table = _gather(backend, data, chosen, config, folder, elsewhere, told)
     summary = summarise(table, config, plan.task.answer, bare=counts.count(0)) | {
         "n_skipped": len(getattr(data, "skipped", [])),
         "asked": plan.task.name,
@@ -146,11 +158,15 @@ def evaluate(
         "read": backend.read,
         "calibrated": backend.calibrated and plan.target is not None,
         "model": settings["model"],
+        "given": backend.given,
         "data": data_name,
+        "suite": config.suite,
+        **provenance(data, backend.card),
     }
     if folder is not None:
+        record_command(folder, data, seconds=time.monotonic() - started, asked=len(chosen) - known[0])
         _write_table(table, folder / POINTS)
-        _write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", folder / SUMMARY)
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return summary
 
@@ -176,52 +192,10 @@ def _gather(
         found[number] = records
         done += len(records)
         progress(done, len(chosen))
-        if (path := paths[number]) is not None:
+        # What failed is asked again by whoever runs the same command after an interruption.
+        if (path := paths[number]) is not None and not any(record["failed"] for record in records):
             _write_table(records, path)
     return [record for _, records in sorted(found.items()) for record in records or []]
-
-
-def ask_parts(
-    backend: Backend,
-    data: Samples,
-    parts: dict[int, NDArray[np.int64]],
-    config: EvaluationConfig,
-    progress: Callable[[int], None] = lambda more: None,
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """The records of each part's rows [n, 2] (image, point or object). progress: rows of the current part done."""
-    plan = _Plan.of(config, backend.card)
-    for number, rows in parts.items():
-        records: list[dict[str, Any]] = []
-        for block in _blocks(rows):
-            records += _ask_block(backend, data, block, plan, config.seed)
-            progress(len(records))
-        yield number, records
-
-
-def make_engine(loaded: LoadedModel, config: EvaluationConfig) -> Engine:
-    """The engine that asks a loaded model as the config says."""
-    return Engine(
-        loaded, reference=config.reference, batch=config.batch, intervals=config.intervals, read=config.read,
-        forced=config.forced, decimals=config.decimals, batch_mem=config.batch_mem,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is asked for a task. answers, target: what distances mean and what they are turned into, or None."""
-
-    task: Task
-    answers: Quantity | None = None
-    target: Quantity | None = None
-
-    @classmethod
-    def of(cls, config: EvaluationConfig, card: ModelCard) -> _Plan:
-        if config.task not in ("distance", "z"):
-            return cls(get_task(config.task))
-        wanted: Quantity = "z" if config.task == "z" else "distance"
-        if question_for(wanted, card, config.answers) == "z":
-            return cls(get_task("z"))
-        return cls(get_task("distance"), config.answers or card.label, wanted)
 
 
 def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: AnswerKind, bare: int = 0) -> dict[str, Any]:
@@ -233,6 +207,9 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     if not asked:
         raise _nothing_to_ask(config.task)
     truth = [json.loads(r["truth"]) for r in asked]
+    failed = [r for r in asked if r["failed"]]
+    if len(failed) == len(asked):
+        raise InputError(f"every picture failed; {failed[0]['failed']}")
     is_number = isinstance(kind, Number)
     value = [r["value"] if is_number else json.loads(r["answer"]) for r in asked]
     image = np.array([r["image"] for r in asked])
@@ -243,6 +220,8 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     summary: dict[str, Any] = {
         "n": len(asked),
         "n_unparsed": sum(v is None for v in value),
+        "n_failed": len(failed),
+        "failed": list(dict.fromkeys(f"{r['frame'] or 'image'} ({r['image']}): {r['failed']}" for r in failed)),
         "n_unasked": len(table) - len(asked) + bare,
         "images": len(np.unique(image)),
         "task": config.task,
@@ -274,118 +253,8 @@ def summarise(table: list[dict[str, Any]], config: EvaluationConfig, kind: Answe
     }
 
 
-# --- asking ---------------------------------------------------------------------------------------------------------
-
-
-def _ask_block(
-    backend: Backend, data: Samples, rows: NDArray[np.int64], plan: _Plan, seed: int
-) -> list[dict[str, Any]]:
-    """Records of the questions rows [n, 2] (image, point or object), in that order."""
-    requests, asked = [], []
-    for image in np.unique(rows[:, 0]):
-        sample = data[int(image)]
-        points = rows[rows[:, 0] == image, 1].tolist()
-        partner = find_partner(data, int(image), seed) if plan.task.images == 2 else None
-        contexts: list[Context | None] = [None] * len(points)
-        if plan.task.images == 1 or partner is not None:
-            contexts = list(
-                _contexts(
-                    backend, sample, points, int(image), None if partner is None else data[partner], plan.task, seed
-                )
-            )
-        for point, context in zip(points, contexts, strict=True):
-            question = None if context is None else plan.task.ask(context)
-            if context is not None and question is not None:
-                request = backend.request(context, question.text, question.points, plan.task, question.objects)
-                requests.append(dataclasses.replace(request, expected=question.answer))
-            about = point if plan.task.images == 1 else question.points[0] if question and question.points else None
-            asked.append((int(image), sample, partner, about, question))
-    replies = iter(backend.ask(requests))
-    return [
-        _record(image, sample, partner, about, question, None if question is None else next(replies), plan)
-        for image, sample, partner, about, question in asked
-    ]
-
-
-def _contexts(
-    backend: Backend, sample: Sample, points: list[int], image: int, partner: Sample | None, task: Task, seed: int
-) -> Iterator[Context]:
-    """What is known for each question of one sample; of pairs and objects no view is padded round a point."""
-    groups: list[tuple[int, ...]] = [() if partner is not None or task.objects else (point,) for point in points]
-    views = backend.views(sample.load_image(), sample.camera, sample.uv, sample.z, groups, sample.objects)
-    second = None if partner is None else backend.second(sample, views[0], partner)
-    for point, view in zip(points, views, strict=True):
-        yield backend.context(view, point, seed=(seed, image, point), surface=sample.surface, second=second)
-
-
-def _record(
-    image: int,
-    sample: Sample,
-    partner: int | None,
-    point: int | None,
-    question: Question | None,
-    reply: Answer | None,
-    plan: _Plan,
-) -> dict[str, Any]:
-    """One row of points.parquet; `question` is None where the sample or the point lacks what the task needs.
-
-    surface: what the point shows, None where the source does not say. partner: row of the second picture.
-    point: None for a question about no point, as for one that could not be asked.
-    """
-    record: dict[str, Any] = {
-        "image": image,
-        "partner": partner,
-        "frame": sample.frame,
-        **(dict.fromkeys("u v z distance".split()) if point is None else _place(sample, point, plan.task)),
-        "surface": None if point is None or sample.surface is None or plan.task.objects else sample.surface[point],
-    } | dict.fromkeys(("question", "truth", "text", "answer", "value", "low", "high", "score"))
-    if question is None or reply is None:
-        return record
-    numbers = [reply.value if isinstance(reply.value, float) else None, reply.low, reply.high]
-    truth = question.truth
-    if point is not None and plan.answers is not None and plan.target is not None:
-        numbers = [
-            _number(n)
-            for n in convert(numbers, sample.camera, sample.uv[[point] * 3], source=plan.answers, target=plan.target)
-        ]
-        truth = record[plan.target]
-    said = numbers[0] if isinstance(plan.task.answer, Number) else reply.value
-    return record | {
-        "question": question.text,
-        "truth": json.dumps(truth),
-        "text": reply.text,
-        "answer": json.dumps(reply.value),
-        "value": numbers[0],
-        "low": numbers[1],
-        "high": numbers[2],
-        "score": float(plan.task.answer.scores([said], [truth])[0]),
-    }
-
-
-def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Few enough images at a time that they fit in memory; the questions about one image stay together."""
-    images = np.unique(rows[:, 0])
-    for start in range(0, len(images), BLOCK_IMAGES):
-        yield rows[np.isin(rows[:, 0], images[start : start + BLOCK_IMAGES])]
-
-
-def _place(sample: Sample, number: int, task: Task) -> dict[str, float]:
-    """Pixel and metres of what a question is about: a point, or an object (the middle of its box, in both)."""
-    if task.objects:
-        thing = sample.objects[number]
-        u0, v0, u1, v1 = thing.box
-        u, v, z, distance = (u0 + u1) / 2, (v0 + v1) / 2, thing.center[2], float(np.linalg.norm(thing.center))
-    else:
-        (u, v), z, distance = sample.uv[number].tolist(), float(sample.z[number]), float(sample.distance[number])
-    return {"u": u, "v": v, "z": z, "distance": distance}
-
-
 def _nothing_to_ask(task: str) -> NothingToAskError:
     return NothingToAskError(f"the data holds nothing that task {task} can ask about; it needs {get_task(task).needs}")
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 # --- identity of a run ----------------------------------------------------------------------------------------------
@@ -421,7 +290,7 @@ def _open_folder(folder: Path, settings: dict[str, Any]) -> Path:
         elif any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and holds no evaluation; give another --out")
         else:
-            _write_text(json.dumps(settings, indent=2) + "\n", path)
+            write_text(path, json.dumps(settings, indent=2) + "\n")
         (folder / _PARTS).mkdir(exist_ok=True)
     except json.JSONDecodeError as error:
         raise InputError(f"{folder / CONFIG} is not readable ({error}); give another --out or delete it") from error
@@ -454,15 +323,10 @@ def _write_table(records: list[dict[str, Any]], path: Path) -> None:
     kinds = {
         "image": pa.int64(),
         "partner": pa.int64(),
-        **dict.fromkeys(("frame", "surface", "question", "truth", "text", "answer"), pa.string()),
+        **dict.fromkeys(("frame", "surface", "question", "truth", "text", "failed", "answer"), pa.string()),
+        "near_edge": pa.bool_(),
     }
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     pq.write_table(pa.Table.from_pylist(records, schema), temporary)
-    temporary.replace(path)
-
-
-def _write_text(text: str, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

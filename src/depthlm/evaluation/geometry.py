@@ -10,6 +10,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
 from depthlm.errors import InputError
+from depthlm.surfaces import incidence_deg, known_depths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +29,9 @@ CLOUD_TOLERANCE = 0.05  # share of the median true distance
 
 def check_maps(predicted: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two maps of one size as floats, NaN where there is no depth. Raises InputError for other shapes."""
-    p, g = (np.array(m, dtype=np.float64) for m in (predicted, truth))
+    p, g = known_depths(predicted), known_depths(truth)
     if p.ndim != 2 or p.shape != g.shape:
         raise InputError(f"depth map has shape {p.shape}, the truth {g.shape}; expected one [H, W] for both")
-    for m in (p, g):
-        m[~(np.isfinite(m) & (m > 0))] = np.nan
     return p, g
 
 
@@ -106,15 +105,21 @@ def lift(z: NDArray[np.float64], camera: Camera) -> NDArray[np.float64]:
 
 
 def plane_errors(
-    predicted: ArrayLike, truth: ArrayLike, camera: Camera, regions: NDArray[np.integer[Any]]
+    predicted: ArrayLike,
+    truth: ArrayLike,
+    camera: Camera,
+    regions: NDArray[np.integer[Any]],
+    normals: NDArray[np.floating[Any]] | None = None,
 ) -> list[PlaneError]:
     """For each region that is a plane in the truth: planarity and orientation error of the prediction.
 
     regions: [H, W] labels, 0 or less for none (iBims-1: masks of walls, tables and floors; rendered rooms: surfaces).
+    normals: [K, 3] in row k - 1 the true unit normal of region k, camera frame, NaN where it is not known: a region
+    with one is a plane because its source says so, and is measured whatever its true points do.
     planarity_m: root mean square distance, metres, of the predicted points from the plane laid through them (total
     least squares); planarity_rel: over their median distance from the camera. orientation_deg: angle between that
     plane's normal and the true one's. Regions of fewer than 200 pixels, with predictions for less than half of it, or
-    whose true points do not lie in a plane (within 0.5 % of their distance) are left out.
+    (without a normal) whose true points do not lie in a plane (within 0.5 % of their distance) are left out.
     Source: Koch et al., Evaluation of CNN-based Single-Image Depth Estimation Methods, arXiv 1805.01328, section 3.
     """
     p, g = check_maps(predicted, truth)
@@ -126,38 +131,34 @@ def plane_errors(
         inside = (regions == label) & np.isfinite(g)
         if inside.sum() < FEWEST_IN_PLANE:
             continue
-        normal, off, far = _plane(true[inside])
+        normal, off, far = fit_plane(true[inside])
+        if normals is not None and np.isfinite(normals[label - 1]).all():
+            normal, off = np.asarray(normals[label - 1], dtype=np.float64), 0.0
         known = inside & np.isfinite(p)
         if off > FLAT * far or known.sum() < _ANSWERED * inside.sum():
             continue
-        turned, rough, away = _plane(said[known])
+        turned, rough, away = fit_plane(said[known])
         angle = float(np.degrees(np.arccos(np.clip(abs(normal @ turned), 0, 1))))
         found.append(PlaneError(int(label), int(known.sum()), rough, rough / away, angle))
     return found
 
 
-def _plane(xyz: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """Normal of the plane laid through points [N, 3], their rms distance from it, and their median one from 0."""
+def fit_plane(xyz: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
+    """[N, 3] points -> normal of the plane laid through them, their rms distance from it, their median one from 0."""
     centred = xyz - xyz.mean(axis=0)
     values, vectors = np.linalg.eigh(centred.T @ centred / len(xyz))
     return vectors[:, 0], float(np.sqrt(max(values[0], 0))), float(np.median(np.linalg.norm(xyz, axis=1)))
 
 
-def incidence_deg(truth: ArrayLike, camera: Camera) -> NDArray[np.float64]:
-    """[H, W] angle between the line of sight and the surface's normal: 0 faces the camera, 90 is seen edge on.
+def incidence_map(truth: ArrayLike, camera: Camera) -> NDArray[np.float64]:
+    """[H, W] angle between the line of sight and the surface's normal (surfaces.incidence_deg), degrees.
 
-    From central differences of the lifted map; NaN at the border, and where a neighbour has no depth.
+    NaN at the border, and where a neighbour has no depth.
     """
     _, g = check_maps(truth, truth)
-    xyz = lift(g, camera)
-    found = np.full(g.shape, np.nan)
-    across, down = xyz[1:-1, 2:] - xyz[1:-1, :-2], xyz[2:, 1:-1] - xyz[:-2, 1:-1]
-    normal, ray = np.cross(across, down), xyz[1:-1, 1:-1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = np.abs(np.sum(normal * ray, axis=2))
-        cosine /= np.linalg.norm(normal, axis=2) * np.linalg.norm(ray, axis=2)
-    found[1:-1, 1:-1] = np.degrees(np.arccos(np.clip(cosine, 0, 1)))
-    return found
+    xyz = np.pad(lift(g, camera), ((1, 1), (1, 1), (0, 0)), constant_values=np.nan)
+    height, width = g.shape
+    return incidence_deg(lambda du, dv: xyz[1 + dv : 1 + dv + height, 1 + du : 1 + du + width])
 
 
 # --- clouds ---------------------------------------------------------------------------------------------------------

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm.errors import InputError
-from depthlm.evaluation.edges import edge_band, flying_rate
-from depthlm.evaluation.geometry import boundary_f1, check_maps, cloud_errors, incidence_deg, lift, plane_errors
+from depthlm.evaluation.edges import flying_rate
+from depthlm.evaluation.geometry import boundary_f1, check_maps, cloud_errors, incidence_map, lift, plane_errors
 from depthlm.evaluation.resample import RESAMPLES, ImageSums, figures
 from depthlm.evaluation.scalars import FORMULAS, GROUP_METRICS, columns
+from depthlm.surfaces import edge_band
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
 
     from depthlm.camera import Camera
+    from depthlm.evaluation.geometry import PlaneError
     from depthlm.evaluation.resample import Formula
 
 # name -> (title, unit, which way is better): means over pictures (planes: over regions) that have the figure
@@ -42,7 +44,9 @@ class DenseCase:
     """One picture with a predicted and a true map.
 
     truth, predicted: [H, W] z of `camera`'s pixels, metres; NaN, infinite or not positive where there is none.
-    image: the picture, for reports. regions: [H, W] labels of planar surfaces (0 for none), or None.
+    image: the picture, for reports. regions: [H, W] labels of planar surfaces (0 for none), or None. normals: [K, 3]
+    their true normals (geometry.plane_errors), where the data set marks them; marked: whether it marks the regions,
+    which are otherwise looked for in the truth.
     """
 
     name: str
@@ -51,14 +55,23 @@ class DenseCase:
     predicted: NDArray[np.floating[Any]]
     image: Image.Image | None = None
     regions: NDArray[np.integer[Any]] | None = None
+    normals: NDArray[np.floating[Any]] | None = None
+    marked: bool = False
+
+    def plane_errors(self) -> list[PlaneError]:
+        """Of each of its planes; none without regions."""
+        if self.regions is None:
+            return []
+        return plane_errors(self.predicted, self.truth, self.camera, self.regions, self.normals)
 
 
 def measure_maps(cases: Iterable[DenseCase], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Figures of maps, as plain numbers; {value, ci} with 95 % intervals by bootstrap over pictures.
 
-    images, skipped (a line for each case that cannot be measured; the others are kept), scalars over all pixels with a
-    true depth, by_edge (interior, boundary) and by_incidence with delta1, AbsRel and scale, figures (MAP_FIGURES), and
-    cases: those of each picture. Raises InputError when no case can be measured.
+    images, marked (those of which the set says itself what is a plane), skipped (a line for each case that cannot be
+    measured; the others are kept), scalars over all pixels with a true depth, by_edge (interior, boundary) and
+    by_incidence with delta1, AbsRel and scale, figures (MAP_FIGURES), and cases: those of each picture (of planes the
+    mean over its `regions`). Raises InputError when no case can be measured.
     """
     rows: list[dict[str, Any]] = []
     pixels: list[dict[str, NDArray[np.float64]]] = []
@@ -86,26 +99,28 @@ def measure_maps(cases: Iterable[DenseCase], *, seed: int = 0, resamples: int = 
     ]
     return {
         "images": len(rows),
+        "marked": sum(row["marked"] for row in rows),
         "skipped": skipped,
         "scalars": {name: cell[0] for name, cell in figures(whole, FORMULAS, **draw).items()},
         "by_edge": [row for row in groups[:2] if row["n"]],
         "by_incidence": [row for row in groups[2:] if row["n"]],
-        "figures": _means(rows, draw),
-        "cases": [{k: v for k, v in row.items() if k != "planes"} for row in rows],
+        "figures": {name: cell[0] for name, cell in figures(*figure_sums(rows), **draw).items()},
+        "cases": rows,
     }
 
 
-def _means(rows: list[dict[str, Any]], draw: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Means over pictures of what each has; of planes over regions."""
+def figure_sums(cases: Sequence[Mapping[str, Any]]) -> tuple[ImageSums, dict[str, Formula]]:
+    """Of `measure_maps`' cases: sums over pictures (planes: over regions) whose ratios MAP_FIGURES are."""
     values: dict[str, NDArray[np.float64]] = {}
     formulas: dict[str, Formula] = {}
     for name in MAP_FIGURES:
-        per = [[getattr(p, name) for p in row["planes"]] if name in _PLANES else [row[name]] for row in rows]
-        known = [[v for v in values if v is not None] for values in per]
-        values[name] = np.array([[sum(v)] for v in known], dtype=np.float64)
-        values[f"{name}.n"] = np.array([[len(v)] for v in known], dtype=np.float64)
+        weight = np.array([
+            0 if case[name] is None else case["regions"] if name in _PLANES else 1 for case in cases
+        ], dtype=np.float64)  # fmt: skip
+        values[name] = (weight * [case[name] or 0.0 for case in cases])[:, None]
+        values[f"{name}.n"] = weight[:, None]
         formulas[name] = _mean(name)
-    return {name: cell[0] for name, cell in figures(ImageSums(values), formulas, **draw).items()}
+    return ImageSums(values), formulas
 
 
 _PLANES = ("planarity_m", "planarity_rel", "orientation_deg")
@@ -125,7 +140,7 @@ def _measure_case(case: DenseCase) -> tuple[dict[str, Any], dict[str, NDArray[np
     if not (np.isfinite(p) & valid).any():
         raise InputError("the predicted map holds no depth where the truth has one")
     contours = boundary_f1(p, g) or {}
-    planes = [] if case.regions is None else plane_errors(p, g, case.camera, case.regions)
+    planes = case.plane_errors()
     cloud = cloud_errors(lift(p, case.camera)[valid & np.isfinite(p)], true[valid])
     row: dict[str, Any] = {
         "name": case.name,
@@ -137,10 +152,11 @@ def _measure_case(case: DenseCase) -> tuple[dict[str, Any], dict[str, NDArray[np
         "completeness_m": cloud["completeness_m"],
         "f_score": cloud["f_score"],
         "regions": len(planes),
-        "planes": planes,
+        "marked": case.marked,
+        **{name: float(np.mean([getattr(p, name) for p in planes])) if planes else None for name in _PLANES},
     }
     near = edge_band(g)[valid].astype(np.int64)
-    angle = incidence_deg(g, case.camera)[valid]
+    angle = incidence_map(g, case.camera)[valid]
     known = np.isfinite(angle) & (near == 0)  # across an edge there is no surface
     third = np.where(known, np.minimum(angle // 30, 2), -1).astype(np.int64)
     image = np.zeros(len(near), dtype=np.int64)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from depthlm.evaluation.resample import Sums
+
 BANDS = ((0.10, 0.25), (0.25, 0.50), (0.50, np.inf))  # by how much the farther of a pair is farther
 ROUNDS = 16
 _STEP = 0.01  # metres: the two decimals that the protocol asks for
@@ -70,17 +72,29 @@ def order_errors(
     Source: ordinal error of Chen et al., Single-Image Depth Perception in the Wild, arXiv 1604.03901 (their pairs are
     drawn by people; ours lie in bands of the true ratio, so that near-ties do not rule).
     """
+    sums = order_sums(predicted, truth, image, images, seed=seed)
+    found = figures(sums, {"error": order_error}, seed=seed, resamples=resamples)["error"]
+    return [
+        {"from": low, "to": None if np.isinf(high) else high, "n": int(n), "error": figure}
+        for (low, high), n, figure in zip(BANDS, sums.total()["pairs"], found, strict=True)
+    ]
+
+
+def order_sums(
+    predicted: NDArray[np.float64], truth: NDArray[np.float64], image: NDArray[np.int64], images: int, *, seed: int = 0
+) -> ImageSums:
+    """For each image and band: `pairs`, and how many of them are `wrong`. The same seed takes the same pairs."""
     wrong, pairs = np.zeros((2, images, len(BANDS)))
     for im, band, error in pair_columns(predicted, truth, image, seed=seed):
         part = ImageSums.of((("wrong", error), ("pairs", np.ones(len(im)))), im, images, band, len(BANDS))
         wrong += part.values["wrong"]
         pairs += part.values["pairs"]
-    sums = ImageSums({"wrong": wrong, "pairs": pairs})
-    found = figures(sums, {"error": lambda s: s["wrong"] / s["pairs"]}, seed=seed, resamples=resamples)["error"]
-    return [
-        {"from": low, "to": None if np.isinf(high) else high, "n": int(n), "error": figure}
-        for (low, high), n, figure in zip(BANDS, pairs.sum(axis=0), found, strict=True)
-    ]
+    return ImageSums({"wrong": wrong, "pairs": pairs})
+
+
+def order_error(sums: Sums) -> NDArray[np.float64]:
+    """Share of the pairs in the wrong order."""
+    return sums["wrong"] / sums["pairs"]
 
 
 def reuse(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INK, BLUE, ORANGE, GREEN, SOFT = "#181c24", "#1d5f9e", "#c9541a", "#0f8a6c", "#a9b2c0"
 _SIZE = (4.6, 3.4)  # inches; at a phone's width letters are still 9 px high
 _DOTS = 4000  # a scatter of more says nothing more
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9.5, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "axes.spines.top": False,
     "axes.spines.right": False, "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": "#e9ecf1",
     "axes.axisbelow": True, "svg.fonttype": "path", "svg.hashsalt": "depthlm", "font.family": "DejaVu Sans",
@@ -33,7 +33,7 @@ def draw(paint: Callable[[Axes], None], size: tuple[float, float] = _SIZE) -> st
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure.add_subplot())
@@ -43,18 +43,24 @@ def draw(paint: Callable[[Axes], None], size: tuple[float, float] = _SIZE) -> st
 
 
 def scatter(points: Points) -> str:
-    """Answers over truths on logarithmic axes, the band of delta1 shaded."""
+    """Answers over truths on logarithmic axes, the band of delta1 shaded.
+
+    Answers beyond four times the range of the truths stand on the border.
+    """
 
     def paint(axes: Axes) -> None:
         known = np.flatnonzero(np.isfinite(points.predicted) & (points.predicted > 0))
         if len(known) > _DOTS:
             known = np.random.default_rng(0).choice(known, _DOTS, replace=False)
         g, p = points.truth[known], points.predicted[known]
-        both = np.concatenate([points.truth, p])
-        ends = np.array([both.min() / 1.1, both.max() * 1.1])
+        near, far = points.truth.min() / 1.1, points.truth.max() * 1.1
+        least, most = near, far
+        if len(p):
+            least, most = np.clip([p.min() / 1.1, p.max() * 1.1], [near / 4, near], [far, far * 4])
+        ends, p = np.array([min(near, least), max(far, most)]), p.clip(least, most)
         axes.fill_between(ends, ends / DELTA1_RATIO, ends * DELTA1_RATIO, color=GREEN, alpha=0.16, linewidth=0)
         axes.plot(ends, ends, color=GREEN, linewidth=1)
-        axes.plot(g, p, ".", color=BLUE, markersize=4.5, alpha=0.4, markeredgewidth=0, rasterized=True)
+        axes.plot(g, p, ".", color=BLUE, markersize=4.5, alpha=0.4, markeredgewidth=0, rasterized=True, clip_on=False)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
         axes.set(xlabel=f"true {points.quantity}, m", ylabel="answer, m")
         _metre_ticks(axes, both=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from depthlm.evaluation.domains import ALL
+from depthlm.evaluation.words import unit_note
+
 
 def format_summary(summary: dict[str, Any]) -> str:
     """A few lines: what was asked, delta1 with its interval beside the best constant, errors, failures."""
@@ -13,8 +16,9 @@ def format_summary(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['model']} on {summary['data']}",
         f"  asked      {summary['n']} questions on {summary['images']} images, reference {summary['reference']}",
+        f"  given      {summary.get('given') or 'not recorded'}",
         f"  scored     {_scored(summary)}",
-        f"  read       {summary['read']} of the model's belief",
+        *([f"  read       {summary['read']} of the model's belief"] if summary["read"] != "none" else []),
         f"  {summary['metric']:<9}  {_figure(summary['score'])}  ({interval})",
         f"  constant   {_figure(summary['floor_score'])}  (the best single answer, {_short(floor)} {unit}".rstrip()
         + ")",
@@ -23,8 +27,13 @@ def format_summary(summary: dict[str, Any]) -> str:
         lines += [f"  absrel     {_figure(summary['absrel'])}", f"  rmse       {_figure(summary['rmse'])} {unit}"]
     lines += [f"  {name:<10} {_figure(value)}" for name, value in summary["figures"].items()]
     lines.append(f"  unparsed   {summary['n_unparsed']} (counted as wrong)")
+    if summary["n_failed"]:
+        lines.append(f"  failed     {summary['n_failed']} of those, on {len(summary['failed'])} pictures:")
+        lines += [f"             {line}" for line in summary["failed"][:5]]
     if summary["n_unasked"]:
         lines.append(f"  unasked    {summary['n_unasked']} points, objects or pictures that lack what the task needs")
+    if (note := unit_note(summary)) is not None:
+        lines.append(f"  note       {note}")
     if not summary["trained"]:
         lines.append(f"  note       this model was not trained to answer {summary['asked']} questions")
     if summary["n_skipped"]:
@@ -74,6 +83,11 @@ def format_suite(result: dict[str, Any]) -> str:
             lines.append(f"    {note}")
     lines += [f"  {name:<14} absent" for name in result["absent"]]
     lines.append(f"  mean delta1 of the {len(result['runs'])} sets present: {result['mean_delta1']:.3f}")
+    lines += [
+        f"  mean delta1, {name} ({', '.join(data.rsplit('/', 1)[-1] for data in mean['sets'])}): {mean['score']:.3f}"
+        for name, mean in result["means"].items()
+        if name != ALL
+    ]
     return "\n".join(lines)
 
 

@@ -32,8 +32,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Model and reference, and the folder where the model's name says nothing new."""
-        return f"{self.summary['model']} ({self.summary['reference']})"
+        """The model, with the reference where one was used; floors and ceilings by what they are."""
+        backend, model = self.config.get("backend", {}).get("name"), self.summary["model"]
+        if backend == "constant":
+            return f"constant {model}"
+        return str(model) if backend in ("rival", "oracle") else f"{model} ({self.summary['reference']})"
 
 
 def find_runs(folder: Path | str) -> list[Path]:
@@ -61,7 +64,7 @@ def read_run(folder: Path | str) -> Run:
         table: list[dict[str, Any]] = pq.read_table(folder / POINTS).to_pylist()
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{folder / POINTS} cannot be read ({reason}); evaluate again") from error
+        raise InputError(f"{folder / POINTS} cannot be read ({reason}); delete {folder} and evaluate again") from error
     missing = [name for name in _NEEDED if table and name not in table[0]]
     lacks = [name for name in ("model", "task", "label", "reference", "data") if name not in summary]
     if not table or missing or lacks:

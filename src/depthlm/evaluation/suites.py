@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.claim import write_json
 from depthlm.data.choose import Choice, CurateConfig, frame_hash, read_sample
-from depthlm.data.curate import curate, digest_lines, write_json
+from depthlm.data.curate import curate, digest_lines
 from depthlm.data.readers.base import FrameError, FrameRef, get_reader
 from depthlm.errors import InputError
 
@@ -44,6 +45,8 @@ class SuiteSet:
     """Largest z, metres; None for the reader's limit."""
     images: int | None = None
     """At most so many images; None for no limit."""
+    whole: int | None = None
+    """Images that a complete download has; None where `images` says it, or it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,11 @@ SUITES = {
                 SuiteSet("argoverse2", "val"),
                 SuiteSet("ddad", "val"),
                 SuiteSet("nuscenes", "mini"),
-                SuiteSet("eth3d", "training"),
+                SuiteSet("eth3d", "training", whole=454),
                 SuiteSet("scannetpp", "val"),
                 SuiteSet("sunrgbd", "all"),
-                SuiteSet("ibims1", "test"),
-                SuiteSet("nyuv2", "all"),
+                SuiteSet("ibims1", "test", whole=100),
+                SuiteSet("nyuv2", "all", whole=1449),
             ),
             "DepthLM (ICLR 2026): 8 sets x 8,192 random points. Its draw was never seeded: the points are ours.",
         ),
@@ -102,6 +105,12 @@ def get_suite(name: str) -> Suite:
     if name not in SUITES:
         raise InputError(f"suite {name!r} is unknown; expected one of {', '.join(SUITES)}")
     return SUITES[name]
+
+
+def pictures_of(suite: str, dataset: str) -> int | None:
+    """How many pictures a run of a suite on the whole of a set is about; None where that is not known."""
+    members = SUITES[suite].sets if suite in SUITES else ()
+    return next((m.whole or m.images for m in members if m.dataset == dataset), None)
 
 
 def choose_images(dataset: str, refs: Sequence[FrameRef], points: int, images: int | None = None) -> list[Choice]:
@@ -193,11 +202,12 @@ def run_suite(
 
     The points are curated into out/points/<set>, the runs go to out/<set>; both go on after an interruption.
     legacy: labels with the errors of the released curation, every answer scored raw against what was published.
-    Returns {suite, source, legacy_labels, runs [summary + dataset, split, legacy_note], absent [set, ...],
-    mean_delta1}.
+    Returns {suite, source, legacy_labels, runs [summary + legacy_note], absent [set, ...], mean_delta1, means
+    (domains.means_of: over all, in-domain and zero-shot sets)}.
     Raises InputError when no set is there.
     """
     from depthlm.data.shards import ShardDataset
+    from depthlm.evaluation.domains import means_of
     from depthlm.evaluation.evaluator import evaluate
 
     root, out = Path(root), Path(out)
@@ -211,14 +221,13 @@ def run_suite(
         reader = get_reader(member.dataset)
         points = out / "points" / member.dataset
         curate(settings, root / member.dataset, points, workers=workers, choices=choices, progress=progress)
-        asked = dataclasses.replace(config, points=suite.points)
+        asked = dataclasses.replace(config, points=suite.points, suite=suite.name)
         if legacy:  # the published numbers compare raw answers with whatever the labels were
             asked = dataclasses.replace(asked, task=reader.legacy_label, answers=reader.legacy_label)
         run = evaluate(
             model, ShardDataset(points), asked, model_name=model_name, data_name=f"{suite.name}/{member.dataset}",
             out=out / member.dataset, progress=progress,
         )  # fmt: skip
-        run |= {"dataset": member.dataset, "split": member.split}
         runs.append(run | {"legacy_note": reader.legacy_line} if legacy else run)
     return {
         "suite": suite.name,
@@ -227,4 +236,5 @@ def run_suite(
         "runs": runs,
         "absent": [member.dataset for member in suite.sets if member not in present],
         "mean_delta1": sum(run["delta1"] for run in runs) / len(runs),
+        "means": means_of(runs),
     }

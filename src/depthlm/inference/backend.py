@@ -83,6 +83,14 @@ class Backend(ABC):
     def identity(self) -> dict[str, Any]:
         """What its answers depend on, beside the card and the reference: plain values that name a run's backend."""
 
+    @property
+    def given(self) -> str:
+        """What it knows of a picture, in words; decides with what it may be compared."""
+        if self.view_config.geometry == "native":
+            words = " ".join(self.prompt.questions.values())
+            return f"the picture as it is{', and its true focal length in words' if '{fx' in words else ''}"
+        return f"the picture, resampled by its true focal length to {self.view_config.focal:g} px"
+
     def usage(self) -> dict[str, int] | None:
         """What this process has asked and paid for so far; None where nothing is counted."""
         return None
@@ -217,6 +225,12 @@ class Backend(ABC):
             text=[reply.text for reply in replies],
         )
 
+    def depth_map(self, image: Image.Image, camera: Camera, *, budget: int) -> NDArray[np.floating[Any]]:
+        """[H, W] z of a picture from `budget` questions (dense.py), metres; NaN where there is none."""
+        from depthlm.inference.dense import depth_map
+
+        return depth_map(self, image, camera, budget=budget).z
+
     def answer(self, request: Request, text: str, reading: Reading | None, leaves: list[Leaf]) -> Answer:
         """A text as an answer, with the belief behind its number.
 
@@ -240,6 +254,14 @@ class Backend(ABC):
     def calibrated(self) -> bool:
         """Whether intervals for points keep their promise on points like those it was calibrated on."""
         return self.reference.name in self.card.calibration
+
+
+def view_config_of(card: ModelCard) -> ViewConfig:
+    """How pictures are shown to a model of which its card is all that is known here."""
+    return ViewConfig(
+        focal=card.focal, grid=card.grid or 1, geometry=card.geometry,
+        max_size=None if card.geometry == "official" else card.max_pixels,
+    )  # fmt: skip
 
 
 def question_for(wanted: Quantity, card: ModelCard, answers: Quantity | None = None) -> Quantity:

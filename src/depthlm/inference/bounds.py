@@ -33,6 +33,11 @@ class ConstantBackend(Backend):
             progress(len(answers))
         return answers
 
+    @property
+    def given(self) -> str:
+        """Nothing."""
+        return "nothing"
+
     def identity(self) -> dict[str, Any]:
         """Its words."""
         return {"name": "constant", "says": self.says}
@@ -60,6 +65,11 @@ class OracleBackend(Backend):
         if progress is not None:
             progress(len(answers))
         return answers
+
+    @property
+    def given(self) -> str:
+        """The truth."""
+        return "the truth"
 
     def identity(self) -> dict[str, Any]:
         """Its name."""

@@ -13,6 +13,7 @@ from depthlm.inference.backend import Backend
 from depthlm.inference.interval import NumberBeam, whole_step
 from depthlm.inference.numbers import MOST_TOKENS, NumberEnds, NumberVocabulary, find_number
 from depthlm.inference.request import Answer, Request
+from depthlm.models.cache_names import cache_of
 from depthlm.models.processor import ThinProcessor
 
 if TYPE_CHECKING:
@@ -195,9 +196,7 @@ class Engine(Backend):
                 num_beams=1,
                 return_dict_in_generate=True,
             )
-        return self._read(
-            requests, output.sequences, inputs["attention_mask"], output.past_key_values, whole_step(model)
-        )
+        return self._read(requests, output.sequences, inputs["attention_mask"], cache_of(output), whole_step(model))
 
     def _read(
         self, requests: Sequence[Request], sequences: torch.Tensor, prompt_mask: torch.Tensor, cache: Any, step: Any

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from depthlm.models.cache_names import cache_argument
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -97,7 +99,11 @@ def whole_step(model: Any) -> Callable[[torch.Tensor, torch.Tensor, Any, int], t
         if deltas is not None:  # M-RoPE: text after an image continues at an offset, the same on all three axes
             positions = (positions + deltas.repeat_interleave(repeats, dim=0))[None].expand(3, -1, -1)
         logits: torch.Tensor = model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            **cache_argument(model, cache),
         ).logits[:, -1]
         return logits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,7 @@ from PIL import Image
 
 from depthlm.camera_io import ResolvedCamera, resolve_camera
 from depthlm.errors import InputError
-from depthlm.inference.engine import Engine
-from depthlm.inference.images import read_bytes
+from depthlm.inference.images import read_picture
 from depthlm.pictures import draw_lengths
 from depthlm.pointcloud import write_whole
 from depthlm.sample import decode_image, open_encoded
@@ -27,19 +26,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthlm.camera import Camera
-    from depthlm.inference.backend import Quantity
-    from depthlm.models.loading import LoadedModel
+    from depthlm.inference.backend import Backend, Quantity
     from depthlm.tasks import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """An upright picture, where its camera came from, and the points asked about, [N, 2] original pixels."""
+    """An upright picture, where its camera came from, and the points asked about, [N, 2] original pixels.
+
+    straight: picture, camera and points without lens distortion, which is what a model is asked about.
+    """
 
     path: Path
     image: Image.Image
     resolved: ResolvedCamera
     uv: NDArray[np.float64]
+    straight: tuple[Image.Image, Camera, NDArray[np.float64]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "straight", self.resolved.straighten(self.image, self.uv))
 
 
 def read_photo(
@@ -53,7 +58,7 @@ def read_photo(
     assume_fov: float | None = None,
 ) -> Photo:
     """Read a picture and find its camera. Raises InputError, with the file's name, for anything that does not fit."""
-    data = read_bytes(path)
+    data = read_picture(path)
     upright = decode_image(data, where=str(path))
     try:
         # EXIF lives in the file as it is, not in the upright copy.
@@ -70,16 +75,21 @@ def read_photo(
     return Photo(path, upright, resolved, points)
 
 
-def predict_image(
-    loaded: LoadedModel,
+def read_again(path: Path, uv: Sequence[tuple[float, float]], resolved: ResolvedCamera) -> Photo:
+    """A photo whose camera is known and whose points were found to lie in it. Raises InputError if it has changed."""
+    camera = resolved.camera
+    upright = decode_image(read_picture(path), where=str(path), size=(camera.width, camera.height))
+    return Photo(path, upright, resolved, np.asarray(uv, dtype=np.float64).reshape(-1, 2))
+
+
+def ask_photo(
+    backend: Backend,
     photo: Photo,
     *,
     second: Photo | None = None,
     task: str = "distance",
     given: float | None = None,
-    reference: str | None = None,
     answers: Quantity | None = None,
-    read: str | None = None,
 ) -> dict[str, Any]:
     """Ask about the photo's points. Lengths in metres; None where the model's answer does not state what was asked.
 
@@ -94,20 +104,19 @@ def predict_image(
         raise InputError(f"task {task} is about {get_task(task).images} image{'s' * (second is None)} at a time")
     if get_task(task).objects:
         raise InputError(f"task {task} is about labelled objects; --point cannot name them, give another --task")
-    image, camera, uv = photo.resolved.straighten(photo.image, photo.uv)
-    engine = Engine(loaded, reference=reference, read=read)
+    image, camera, uv = photo.straight
     result = {
         "image": str(photo.path),
         "task": task,
-        "reference": engine.reference.name,
-        "read": engine.read,
-        "interval": "calibrated" if engine.calibrated else "uncalibrated",
+        "reference": backend.reference.name,
+        "read": backend.read,
+        "interval": "calibrated" if backend.calibrated else "uncalibrated",
         "camera": {**photo.resolved.camera.to_dict(), "reason": photo.resolved.reason},
     }
     if task in ("distance", "z"):
         _refuse_given(task, given)
         wanted: Quantity = "z" if task == "z" else "distance"
-        return result | {"points": _measure(engine, image, camera, uv, photo.uv, wanted, answers)}
+        return result | {"points": _measure(backend, image, camera, uv, photo.uv, wanted, answers)}
     if answers is not None:
         raise InputError(f"--answers says what distances mean; task {task} has none, leave it out")
     if second is not None:
@@ -115,11 +124,11 @@ def predict_image(
             "second": str(second.path),
             "second_camera": {**second.resolved.camera.to_dict(), "reason": second.resolved.reason},
         }
-    return result | {"questions": _question(engine, image, camera, uv, photo.uv, task, given, second)}
+    return result | {"questions": _question(backend, image, camera, uv, photo.uv, task, given, second)}
 
 
 def _measure(
-    engine: Engine,
+    backend: Backend,
     image: Image.Image,
     camera: Camera,
     uv: NDArray[np.float64],
@@ -128,7 +137,7 @@ def _measure(
     answers: Quantity | None,
 ) -> list[dict[str, Any]]:
     """Distance, z and place of points uv [N, 2] of the straightened image; `asked` are the same in the original."""
-    m = engine.measure(image, uv, camera, answers=answers, wanted=task)
+    m = backend.measure(image, uv, camera, answers=answers, wanted=task)
     factor = np.ones(len(uv)) if task == "distance" else camera.ray_factor(uv)
     return [
         {
@@ -147,7 +156,7 @@ def _measure(
 
 
 def _question(
-    engine: Engine,
+    backend: Backend,
     image: Image.Image,
     camera: Camera,
     uv: NDArray[np.float64],
@@ -160,8 +169,8 @@ def _question(
     task = get_task(name)
     other = None
     if second is not None:
-        other_image, other_camera, _ = second.resolved.straighten(second.image, second.uv)
-        other = Second.unknown(engine.whole_view(other_image, other_camera), len(uv))
+        other_image, other_camera, _ = second.straight
+        other = Second.unknown(backend.whole_view(other_image, other_camera), len(uv))
     if task.given is None:
         _refuse_given(name, given)
     elif given is None or not (math.isfinite(given) and given > 0):
@@ -170,10 +179,10 @@ def _question(
         raise InputError(f"task {name} is about {task.points} points at a time; {len(uv)} were given")
     groups = [tuple(range(k, k + task.points)) for k in range(0, len(uv), task.points)] if task.points else [()]
     requests = []
-    for group, view in zip(groups, engine.views(image, camera, uv, groups=groups), strict=True):
-        context = engine.context(view, group[0] if group else 0, second=other)
+    for group, view in zip(groups, backend.views(image, camera, uv, groups=groups), strict=True):
+        context = backend.context(view, group[0] if group else 0, second=other)
         question = task.question(context, Subject(group, given))
-        requests.append(engine.request(context, question, group, task))
+        requests.append(backend.request(context, question, group, task))
     return [
         {
             "points": [[float(u), float(v)] for u, v in asked[list(group)]],
@@ -185,17 +194,17 @@ def _question(
             "high": reply.high,
             "text": reply.text,
         }
-        | ({} if second is None or other is None else {"pixel": _pixel(engine, second, other, reply.value, task)})
-        for group, request, reply in zip(groups, requests, engine.ask(requests), strict=True)
+        | ({} if second is None or other is None else {"pixel": _pixel(backend, second, other, reply.value, task)})
+        for group, request, reply in zip(groups, requests, backend.ask(requests), strict=True)
     ]
 
 
-def _pixel(engine: Engine, photo: Photo, second: Second, value: Any, task: Task) -> list[float] | None:
+def _pixel(backend: Backend, photo: Photo, second: Second, value: Any, task: Task) -> list[float] | None:
     """Where in the original second picture an answer in text coordinates points; None where it states no place."""
     if value is None or not isinstance(task.answer, Pixel):
         return None
     (x, y), image = value, second.view.image
-    uv = second.view.transform.inverse(engine.text.pixel(x, y, image.width, image.height))
+    uv = second.view.transform.inverse(backend.text.pixel(x, y, image.width, image.height))
     if photo.resolved.lens is not None:
         uv = photo.resolved.lens.to_original(uv)
     return [float(part) for part in uv[0]]

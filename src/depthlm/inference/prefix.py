@@ -20,6 +20,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.generation import RepetitionPenaltyLogitsProcessor
 
 from depthlm.inference.numbers import MOST_TOKENS, NumberEnds
+from depthlm.models.cache_names import cache_argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,8 +97,8 @@ class PrefixReader:
         self.model.model(
             input_ids=ids[None].to(device),
             attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(self.model.model, cache),
             **inputs,
         )
         delta = int(self.model.model.rope_deltas[0, 0]) if self.mrope else 0
@@ -174,8 +175,8 @@ class PrefixReader:
                 input_ids=ids,
                 attention_mask=allowed[:, None],
                 position_ids=positions.expand(3, rows, length) if self.mrope else positions,
-                past_key_values=cache,
                 use_cache=True,
+                **cache_argument(self.model.model, cache),
             ).last_hidden_state
         logits: torch.Tensor = self.model.lm_head(hidden[:, -1]).float()
         return logits

@@ -55,7 +55,7 @@ class Answer:
 
     A length is metres in the meaning of the model's `depthlm.json`. low, high: 80 % interval of a number, from the
     model's own belief, for points widened as its card says (`Backend.widen`). mass: its probability that a number comes
-    at all. None when unknown.
+    at all. None when unknown. failed: why there is no answer, where whoever was asked broke down; None otherwise.
     """
 
     text: str
@@ -63,6 +63,7 @@ class Answer:
     low: float | None = None
     high: float | None = None
     mass: float | None = None
+    failed: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,11 +19,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from depthlm.errors import BackendError, InputError
-from depthlm.inference.backend import Backend
+from depthlm.inference.backend import Backend, view_config_of
 from depthlm.inference.cache import AnswerCache
 from depthlm.inference.interval import Leaf
 from depthlm.models.card import RELEASED, ModelCard
-from depthlm.view import ViewConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,12 +74,14 @@ class ServerBackend(Backend):
         if concurrency < 1 or retries < 0 or not timeout > 0 or not (per_minute is None or per_minute > 0):
             raise InputError("--concurrency takes 1 or more, --retries 0 or more, --timeout and --rpm more than 0")
         card = card or RELEASED.get(model) or ModelCard()
-        config = ViewConfig(
-            focal=card.focal, grid=card.grid or 1, geometry=card.geometry,
-            max_size=None if card.geometry == "official" else card.max_pixels,
-        )  # fmt: skip
         super().__init__(
-            card, config, name=model, reference=reference, read=read, forced=False, markers=card.markers_per_image
+            card,
+            view_config_of(card),
+            name=model,
+            reference=reference,
+            read=read,
+            forced=False,
+            markers=card.markers_per_image,
         )
         self.base_url, self.concurrency, self.retries, self.first_wait = base_url, concurrency, retries, first_wait
         self.body, self.logprobs = body or {}, logprobs
@@ -186,9 +187,8 @@ class ServerBackend(Backend):
                 rising = min(LONGEST_WAIT, self.first_wait * 2**tried) * (0.5 + random.random() / 2)
                 self._stop.wait(rising if delay is None else min(delay, 10 * LONGEST_WAIT))
         kept = "" if self.cache.path is None else f"; {len(self.cache)} answers are kept in {self.cache.path}"
-        raise BackendError(
-            f"{self.base_url}: {reason}, {self.retries + 1} times{kept}; run the same command again to go on"
-        )
+        times = "" if self.retries == 0 else f", {self.retries + 1} times"
+        raise BackendError(f"{self.base_url}: {reason}{times}{kept}; run the same command again to go on")
 
     def _read(self, request: Request, record: dict[str, Any]) -> Answer:
         """A record as an answer, with the belief where the server gave probabilities."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthlm.errors import InputError
 from depthlm.inference.completion import Votes
 
 if TYPE_CHECKING:
@@ -65,15 +64,7 @@ def predict_shape(model: str, image: Image.Image, *, device: str = "cpu") -> NDA
 
     Raises InputError when there is no such model, or it is of another kind.
     """
-    from transformers import pipeline
+    from depthlm.rivals import open_rival
 
-    from depthlm.models.locate import resolve_folder
-
-    folder = resolve_folder(model)
-    try:
-        estimate = pipeline("depth-estimation", model=str(folder), device=device)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{model}: is no depth-estimation model of transformers ({reason})") from error
-    found = estimate(image)["predicted_depth"]
-    return np.asarray(found.squeeze().float().cpu().numpy(), dtype=np.float32)
+    found = open_rival(model, device=device).measure(image.convert("RGB"), None)
+    return np.asarray(found, dtype=np.float32)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from depthlm.errors import InputError
-from depthlm.prompts import PROMPTS
-from depthlm.reference import COLOURS, REFERENCE_NAMES
+from depthlm.prompts import PROMPTS, Prompt
+from depthlm.reference import COLOURS, REFERENCE_NAMES, get_reference
 from depthlm.tasks import TASKS
+from depthlm.view import Geometry
 
 CARD_FILE = "depthlm.json"
 ReadingName = Literal["greedy", "median", "mean", "best"]  # which number of a belief is the answer
@@ -27,8 +28,9 @@ class ModelCard:
     """Name in `families.FAMILIES`; "auto" reads it from the model's config."""
     focal: float = 1000.0
     """Unified focal length of every view, pixels."""
-    geometry: Literal["exact", "official"] = "exact"
-    """exact: views land on the patch grid. official: the released protocol, whose processor resizes once more."""
+    geometry: Geometry = "exact"
+    """exact: views land on the patch grid. official: the released protocol, whose processor resizes once more. native:
+    pictures keep their own focal length, for models that were not trained on a unified one; `focal` is not used."""
     grid: int | None = None
     """Patch grid in pixels; None reads it from the model's config."""
     references: list[str] = field(default_factory=lambda: ["arrow", "text"])
@@ -55,6 +57,8 @@ class ModelCard:
     """Tokens after which an answer is cut."""
     max_pixels: int | None = None
     """Largest view it was trained on, pixels; None for no cap of its own."""
+    trained_on: list[str] | None = None
+    """Data sets it learned depth from, named as their readers are ("synth" for rendered ones); None: not stated."""
     notes: str = ""
     """Free text: training data, recipe, caveats."""
 
@@ -62,8 +66,12 @@ class ModelCard:
         for name in ("references", "tasks"):
             if not isinstance(getattr(self, name), list):
                 raise InputError(f"{CARD_FILE}: {name} is {getattr(self, name)!r}; expected a list")
+        if self.trained_on is not None and not (
+            isinstance(self.trained_on, list) and all(isinstance(name, str) for name in self.trained_on)
+        ):
+            raise InputError(f"{CARD_FILE}: trained_on is {self.trained_on!r}; expected a list of data sets, or null")
         choices: dict[str, tuple[Any, tuple[Any, ...]]] = {
-            "geometry": (self.geometry, ("exact", "official")),
+            "geometry": (self.geometry, get_args(Geometry)),
             "rounding": (self.rounding, ("nearest", "floor")),
             "label": (self.label, ("distance", "z")),
             "read": (self.read, READINGS),
@@ -116,10 +124,25 @@ class ModelCard:
         return cls(**cast("dict[str, Any]", values))
 
 
+def general_card(prompt: Prompt) -> ModelCard:
+    """How a model is asked that nobody trained to measure: in the prompt's words, of pictures as they are."""
+    names = [name for name in REFERENCE_NAMES if prompt.supports(get_reference(name, prompt.coordinate_range or 1))]
+    return ModelCard(
+        geometry="native",
+        references=sorted(names, key=lambda name: name != "text"),
+        coordinate_range=prompt.coordinate_range or 1,
+        prompt=prompt.name,
+        max_new_tokens=512,
+        notes="never trained to measure, as far as is known here",
+    )
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+# paper.md 1.6, vlm3.md 1.6 (VLM3 adds pictures of its own, of no set that is evaluated).
+_RELEASED_SETS = ["argoverse2", "waymo", "nuscenes", "scannetpp", "taskonomy", "hm3d", "matterport3d"]
 # Released checkpoints ship no depthlm.json: what they were trained with, by hub id (paper.md 1, vlm3.md 1).
 RELEASED: dict[str, ModelCard] = {
     "facebook/DepthLM": ModelCard(
@@ -131,6 +154,7 @@ RELEASED: dict[str, ModelCard] = {
         label="distance",
         prompt="depthlm-official",
         max_new_tokens=128,
+        trained_on=_RELEASED_SETS,
         notes="Trained on mixed labels: answers are z-like on nuScenes, DDAD and iBims-1, distance-like elsewhere.",
     ),
     "facebook/VLM3-depth": ModelCard(
@@ -143,6 +167,7 @@ RELEASED: dict[str, ModelCard] = {
         label="distance",
         prompt="vlm3-depth",
         max_new_tokens=256,
+        trained_on=_RELEASED_SETS,
         notes="Follows DepthLM's mixed label definitions.",
     ),
 }

@@ -40,6 +40,8 @@ class Family:
     image_sizes; "full": left to the family's own AutoProcessor). image_token: the placeholder of one image feature.
     start_token, end_token: what surrounds an image's placeholders (end_token replaces the last break for Pixtral).
     mrope: whether positions are 3-D and the model needs mm_token_type_ids.
+    tower, blocks: where below the model's own body its vision tower is, and the lists of like blocks that
+    dominate its weights (decoder layers, vision blocks): what FSDP shards and gathers one at a time.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Family:
     turn_end: str | None = None
     mrope: bool = False
     chat_template: str | None = None
+    tower: str = ""
+    blocks: tuple[str, ...] = ()
 
 
 _QWEN_TOKENS: dict[str, Any] = {
@@ -61,6 +65,8 @@ _QWEN_TOKENS: dict[str, Any] = {
     "end_token": "<|vision_end|>",
     "turn_end": "<|im_end|>",
     "mrope": True,
+    "tower": "visual",
+    "blocks": ("language_model.layers", "visual.blocks"),
 }
 
 FAMILIES: dict[str, Family] = {
@@ -77,6 +83,8 @@ FAMILIES: dict[str, Family] = {
             break_token="[IMG_BREAK]",
             turn_end="</s>",
             chat_template=_INST,
+            tower="vision_tower",
+            blocks=("language_model.layers", "vision_tower.transformer.layers"),
         ),
         Family(name="auto", model_types=(), images="full"),
     )

@@ -78,7 +78,7 @@ def load_model(
     extra = _quantization(quantize, kind, device)
     folder = resolve_folder(path_or_id, revision=revision)
     check_folder(folder)
-    config = _load_config(folder)
+    config = read_config(folder)
     card, source = _find_card(folder, str(path_or_id), config)
     family = _family(card, config, folder)
     processor = load_processor(folder, family, card)
@@ -109,6 +109,7 @@ def save_model(
     already there is replaced. Raises InputError when the place cannot be written.
     """
     import torch
+    from safetensors import SafetensorError
 
     target = Path(path)
     if dtype is not None and dtype not in _DTYPES:
@@ -126,7 +127,7 @@ def save_model(
                 name: tensor.to(kind) if tensor.is_floating_point() else tensor
                 for name, tensor in model.state_dict().items()
             }
-        with _quiet():
+        with quiet():
             model.save_pretrained(work, **extra)
         if dtype is not None:
             _record_dtype(work / "config.json", dtype)
@@ -134,8 +135,9 @@ def save_model(
         replace(card, family=processor.family.name, grid=processor.grid).save(work)
         work.chmod(0o755)  # mkdtemp makes private folders
         _swap(work, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another folder") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{target}: cannot be written ({reason}); make room or choose another folder") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -149,7 +151,8 @@ def load_processor(folder: Path, family: Family, card: ModelCard) -> ThinProcess
         if family.images == "full":
             from transformers import AutoProcessor
 
-            return FullProcessor(AutoProcessor.from_pretrained(folder, local_files_only=True), family)
+            whole = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return FullProcessor(whole, family)
         tokenizer = _load_tokenizer(folder)
         image_processor = image_processor_class(family).from_pretrained(folder, local_files_only=True)
         return ThinProcessor(
@@ -171,7 +174,8 @@ def load_processor(folder: Path, family: Family, card: ModelCard) -> ThinProcess
 # --- what a model is ------------------------------------------------------------------------------------------------
 
 
-def _load_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
+    """The transformers config of a model folder. Raises InputError for one that cannot be used."""
     from transformers import AutoConfig
 
     try:
@@ -225,7 +229,7 @@ def _load_weights(folder: Path, config: Any, **extra: Any) -> Any:
     from transformers import AutoModelForImageTextToText
 
     try:
-        with _quiet():
+        with quiet():
             model, report = AutoModelForImageTextToText.from_pretrained(
                 folder,
                 config=config,
@@ -275,9 +279,7 @@ def _quantization(quantize: str | None, dtype: str, device: str) -> dict[str, An
     if quantize not in ("int8", "4bit"):
         raise InputError(f"unknown quantization {quantize!r}; choose int8 or 4bit")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"{quantize} loading needs bitsandbytes, which is not installed; run `pip install bitsandbytes`"
-        )
+        raise InputError(f"{quantize} loading needs the package bitsandbytes; install depthlm[qlora]")
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -313,7 +315,7 @@ def _swap(work: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars: a library prints nothing."""
     from transformers.utils import logging
 

@@ -12,13 +12,15 @@ Two choices make it learn in hours on a CPU where a general tokenizer would not:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthlm.errors import InputError
+
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+    from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     from depthlm.models.card import ModelCard
     from depthlm.models.loading import LoadedModel
@@ -78,6 +80,19 @@ class NanoConfig:
     merge: int = 1
     """Patches merged per side into one image token: the patch grid is patch * merge."""
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise InputError(f"{field.name} is {getattr(self, field.name)}; expected 1 or more")
+        if self.heads % 2:
+            raise InputError(f"heads is {self.heads}; expected an even number: two share their keys and values")
+        for name, width, heads in (
+            ("hidden", self.hidden, self.heads),
+            ("vision_hidden", self.vision_hidden, self.vision_heads),
+        ):
+            if width % (2 * heads):
+                raise InputError(f"{name} is {width}; expected a multiple of twice its {heads} heads")
+
 
 def number_words() -> list[str]:
     """Every number of two significant digits from 0.010 to 190: the vocabulary of answers."""
@@ -121,12 +136,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_network(
-    tokenizer: PreTrainedTokenizerFast, config: NanoConfig, seed: int = 0
-) -> Qwen3VLForConditionalGeneration:
-    """The network with random weights (float32), reproducible from `seed`."""
-    import torch
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+def network_config(tokenizer: PreTrainedTokenizerFast, config: NanoConfig) -> Qwen3VLConfig:
+    """The architecture in transformers' terms."""
+    from transformers import Qwen3VLConfig
 
     def token(name: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(name))
@@ -165,7 +177,7 @@ def build_network(
         "deepstack_visual_indexes": [],
         "initializer_range": config.vision_hidden**-0.5,
     }
-    qwen = Qwen3VLConfig(
+    return Qwen3VLConfig(
         text_config=text,
         vision_config=vision,
         image_token_id=token("<|image_pad|>"),
@@ -174,13 +186,23 @@ def build_network(
         vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=False,
     )
+
+
+def build_network(
+    tokenizer: PreTrainedTokenizerFast, config: NanoConfig, seed: int = 0
+) -> Qwen3VLForConditionalGeneration:
+    """The network with random weights (float32), reproducible from `seed`."""
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    qwen = network_config(tokenizer, config)
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(qwen)
     _order_vocabulary(model, tokenizer)
     torch.set_rng_state(generator_state)
-    model.generation_config.eos_token_id = token("<|im_end|>")
-    model.generation_config.pad_token_id = token("<|endoftext|>")
+    model.generation_config.eos_token_id = qwen.text_config.eos_token_id
+    model.generation_config.pad_token_id = qwen.text_config.pad_token_id
     model.generation_config.do_sample = False
     return model
 

@@ -16,6 +16,7 @@ import torch
 
 from depthlm.errors import InputError
 from depthlm.models.chat import IGNORE, ChatProcessor, Encoded, collate_images
+from depthlm.rgbx import view_levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ __all__ = ["IGNORE", "Encoded", "ThinProcessor", "collate_images"]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _LARGEST_TOKENS = 16384  # image tokens of the largest picture, as in Qwen's own configs
+_AT_ONCE = 128  # patches whose levels and numbers all stay in the cache
 _LONGEST_EDGE = 8192  # pixels; Pixtral bounds the longer side and not the area
 
 
@@ -94,7 +96,7 @@ class ThinProcessor(ChatProcessor):
                     f"view of {image.width}x{image.height} is beyond the model's size limits"
                     f" {dict(self.image_processor.size)}; use a smaller image or set max_pixels in depthlm.json"
                 )
-        levels = [np.asarray(image if image.mode == "RGB" else image.convert("RGB")) for image in images]
+        levels = [view_levels(image if image.mode == "RGB" else image.convert("RGB")) for image in images]
         return self._patches(levels) if self.family.images == "patches" else self._planes(levels)
 
     def image_placeholder_ids(self, grid: Sequence[int] | torch.Tensor) -> list[int]:
@@ -118,35 +120,54 @@ class ThinProcessor(ChatProcessor):
         return size["shortest_edge"] <= width * height <= size["longest_edge"] and not is_slim
 
     def _patches(self, levels: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """uint8 [H, W, 3] each -> flat patches [P, 3 * T * p * p] in merge order; equal to the PIL processor's."""
-        p, m = self.patch, self.merge
+        """uint8 [H, W, 3 or 4] each -> flat patches [P, 3 * T * p * p] in merge order; equal to the PIL processor's."""
+        p = self.patch
         frames = int(self.image_processor.temporal_patch_size)
         grids = [(1, image.shape[0] // p, image.shape[1] // p) for image in levels]
-        out = np.empty((sum(rows * columns for _, rows, columns in grids), 3, frames, p, p), dtype=np.float32)
+        out = np.empty((sum(rows * columns for _, rows, columns in grids), 3, frames, p * p), dtype=np.float32)
         start = 0
-        for image, (_, rows, columns) in zip(levels, grids, strict=True):
-            stop = start + rows * columns
-            # [H, W, 3] -> [rows/m, columns/m, m, m, 3, p, p]
-            blocks = image.reshape(rows // m, m, p, columns // m, m, p, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-            blocks = blocks.reshape(rows * columns, 3, p, p)
-            for channel in range(3):
-                out[start:stop, channel] = self._levels[channel][blocks[:, channel]][:, None]
-            start = stop
+        for image in levels:
+            patches = self._merge_order(image)
+            self._write_numbers(patches, out[start : start + len(patches)])
+            start += len(patches)
         return {
             "pixel_values": torch.from_numpy(out.reshape(len(out), 3 * frames * p * p)),
             "image_grid_thw": torch.tensor(grids, dtype=torch.int64).reshape(-1, 3),
         }
 
+    def _merge_order(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, C] -> [P, p * p, C] in merge order."""
+        p, m, (height, width, channels) = self.patch, self.merge, image.shape
+        rows = np.ascontiguousarray(image).reshape(height, width * channels)
+        pieces = rows.view(f"V{p * channels}")  # p pixels of a row move as one
+        pieces = pieces.reshape(height // self.grid, m, p, width // self.grid, m).transpose(0, 3, 1, 4, 2)
+        return np.ascontiguousarray(pieces).view(np.uint8).reshape(-1, p * p, channels)
+
+    def _write_numbers(self, patches: np.ndarray, out: np.ndarray) -> None:
+        """[P, p * p, C] grey levels -> their numbers in out [P, 3, T, p * p], the same in all frames."""
+        numbers = np.empty((3, _AT_ONCE, patches.shape[1]), dtype=np.float32)
+        for start in range(0, len(patches), _AT_ONCE):
+            some = patches[start : start + _AT_ONCE]
+            for channel, levels in enumerate(_channels(some)):
+                self._look_up(channel, levels, numbers[channel, : len(some)])
+            out[start : start + len(some)] = numbers[:, : len(some)].swapaxes(0, 1)[:, :, None]
+
     def _planes(self, levels: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """uint8 [H, W, 3] each -> [I, 3, max H, max W], zero beyond each picture."""
+        """uint8 [H, W, 3 or 4] each -> [I, 3, max H, max W], zero beyond each picture."""
         height = max(image.shape[0] for image in levels)
         width = max(image.shape[1] for image in levels)
         out = np.zeros((len(levels), 3, height, width), dtype=np.float32)
         for target, image in zip(out, levels, strict=True):
-            for channel in range(3):
-                target[channel, : image.shape[0], : image.shape[1]] = self._levels[channel][image[:, :, channel]]
+            for channel, plane in enumerate(_channels(image)):
+                self._look_up(channel, plane, target[channel, : image.shape[0], : image.shape[1]])
         sizes = [image.shape[:2] for image in levels]
         return {"pixel_values": torch.from_numpy(out), "image_sizes": torch.tensor(sizes, dtype=torch.int64)}
+
+    def _look_up(self, channel: int, levels: np.ndarray, out: np.ndarray) -> None:
+        """[N, M] grey levels of a channel -> what the model is given for them, in out [N, M]."""
+        import cv2
+
+        cv2.LUT(levels, self._levels[channel], out)
 
     # --- conversations ------------------------------------------------------------------------------------------
 
@@ -217,6 +238,15 @@ class ThinProcessor(ChatProcessor):
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _channels(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3 or 4] -> its first three channels, [3, H, W]."""
+    import cv2
+
+    planes = np.empty((3, *image.shape[:2]), dtype=np.uint8)
+    cv2.mixChannels([image], list(planes), [0, 0, 1, 1, 2, 2])
+    return planes
 
 
 def _patch_and_merge(image_processor: Any, family: Family) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAME = "padded_instead_of_flash"
+PADDED = "padded_instead_of_flash"
 
 
 @contextmanager
@@ -33,8 +33,8 @@ def pictures_together(model: Any) -> Iterator[None]:
     if config is None or config._attn_implementation != "sdpa":
         yield
         return
-    AttentionInterface.register(NAME, attend_padded)
-    config._attn_implementation = NAME
+    AttentionInterface.register(PADDED, attend_padded)
+    config._attn_implementation = PADDED
     try:
         yield
     finally:

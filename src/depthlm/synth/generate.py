@@ -14,6 +14,7 @@ from PIL import Image
 
 from depthlm.errors import InputError
 from depthlm.sample import Sample
+from depthlm.surfaces import point_facts
 from depthlm.synth.labels import labelled_objects
 from depthlm.synth.render import Rendered, render
 from depthlm.synth.scene import KINDS, Scene, build_scene, nearby_camera, sample_camera
@@ -92,6 +93,7 @@ def encode(image: NDArray[np.uint8]) -> bytes:
 def to_sample(scene: Scene, rendered: Rendered, points: int, rng: np.random.Generator) -> Sample:
     """A rendered view of the scene as a sample with its objects and about `points` stratified points."""
     u, v = stratified_points(rendered.z, points, rng)
+    near_edge, incidence = point_facts(rendered.z, u, v, rendered.camera)
     return Sample(
         image=encode(rendered.image),
         camera=rendered.camera,
@@ -102,6 +104,8 @@ def to_sample(scene: Scene, rendered: Rendered, points: int, rng: np.random.Gene
         surface=tuple(rendered.names[i] for i in rendered.surface[v, u]),
         pose=rendered.pose,
         objects=labelled_objects(scene, rendered),
+        near_edge=near_edge,
+        incidence=incidence,
     )
 
 

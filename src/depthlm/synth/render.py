@@ -126,7 +126,8 @@ def _sky(d: NDArray) -> NDArray[np.float32]:
     """[N, 3] colour of the sky along directions d: paler at the horizon, with soft clouds."""
     up = d[:, 2] / np.sqrt(np.einsum("ij,ij->i", d, d))
     share = np.clip(up * 1.6, 0, 1)[:, None]
-    cloud = 0.06 * np.sin(d[:, 0] / (up + 0.35) * 2 + np.sin(d[:, 1] / (up + 0.35) * 3))[:, None]
+    height = np.maximum(up + 0.35, 0.05)  # far below the horizon, where the ground may end, never zero
+    cloud = 0.06 * np.sin(d[:, 0] / height * 2 + np.sin(d[:, 1] / height * 3))[:, None]
     pale, blue = np.array([0.82, 0.86, 0.9], np.float32), np.array([0.45, 0.62, 0.86], np.float32)
     return (pale + (blue - pale) * share + cloud).astype(np.float32)
 

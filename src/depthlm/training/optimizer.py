@@ -101,4 +101,6 @@ def build_optimizer(model: nn.Module, *, name: str, lr: float, weight_decay: flo
         {"params": matrices, "weight_decay": weight_decay, "muon": muon} | ({"betas": (0.95, 0.95)} if muon else {}),
         {"params": others, "weight_decay": 0.0},
     ]
-    return (MuonAdamW if muon else torch.optim.AdamW)([group for group in groups if group["params"]], lr=lr)
+    kind = MuonAdamW if muon else torch.optim.AdamW
+    # fused: one pass over a weight and its averages, where torch's loop of small operations takes three times as long.
+    return kind([group for group in groups if group["params"]], lr=lr, fused=True)

@@ -29,6 +29,20 @@ class Ranks:
         """True in exactly one process."""
         return self._state is None or bool(self._state.is_main_process)
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in at least one process; all must ask."""
+        return bool(self.most(int(flag)))
+
+    def most(self, number: int) -> int:
+        """The largest of the processes' numbers; all must ask."""
+        if self._state is None:
+            return number
+        import torch
+        from torch.distributed import ReduceOp, all_reduce
+
+        all_reduce(there := torch.tensor(number, device=self._state.device), ReduceOp.MAX)
+        return int(there.item())
+
     def first(self, work: Callable[[], Any]) -> None:
         """Let the main process do something while the others wait."""
         if self.main:

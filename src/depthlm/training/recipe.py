@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import types
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import TYPE_CHECKING, Literal
 
 from depthlm.data.mixture import MixtureName
 from depthlm.errors import InputError
 from depthlm.models.card import ReadingName
 from depthlm.models.nano import NanoConfig
-from depthlm.reference import COLOURS
-from depthlm.view import CropConfig
+from depthlm.prompts import get_prompt
+from depthlm.reference import COLOURS, get_reference
+from depthlm.tasks import get_task
+from depthlm.training.shipped import find_recipe, shipped_recipes
+from depthlm.training.values import apply, build, check_numbers, check_shares, read_values
+from depthlm.view import CropConfig, Geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEW_NANO = "new-nano"  # a model that is made, not loaded
 
 
 @dataclass(kw_only=True)
@@ -40,6 +47,13 @@ class SynthSource:
     pairs: bool = False
     """Every second picture is a step and a turn from the one before it: for questions about two pictures."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "1 or more", lambda n: n >= 1, "scenes", "views", "points")
+        if min(self.size) < 1:
+            raise InputError(f"size is {self.size}; expected a width and a height of 1 or more pixels")
+        if not 0 < self.focal_range[0] <= self.focal_range[1] < math.inf:
+            raise InputError(f"focal_range is {self.focal_range}; expected 0 < low <= high pixels")
+
 
 @dataclass(kw_only=True)
 class DataSource:
@@ -55,8 +69,18 @@ class DataSource:
     """Folder of a .jsonl's images."""
     label: Literal["z", "distance"] | None = None
     """What a .jsonl's depths mean."""
+    pictures: int | None = None
+    """Only this many of its pictures, spread evenly over the set; None for all."""
+    labels_per_picture: int | None = None
+    """Only this many of each picture's labels, drawn once for all; None for all."""
+    in_memory: bool = False
+    """Hold the whole set, decoded from its shards, in memory: small sets are read faster so."""
     synth: SynthSource | None = None
     """Render `path` from procedural scenes when it is missing."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "0 or more", lambda n: n >= 0, "weight")
+        check_numbers(self, "1 or more", lambda n: n >= 1, "pictures", "labels_per_picture")
 
 
 @dataclass(kw_only=True)
@@ -69,6 +93,12 @@ class LoraConfig:
     """Scale of the adapters."""
     targets: str = "all-linear"
     """Modules that get one (peft's target_modules)."""
+    quantize: Literal["4bit"] | None = None
+    """Hold the weights beneath the adapters in 4 bits (QLoRA; needs bitsandbytes). What is saved computes what was
+    trained: those weights, made whole again, with the adapters in them."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "1 or more", lambda n: n >= 1, "rank", "alpha")
 
 
 @dataclass(kw_only=True)
@@ -83,6 +113,9 @@ class Stage:
     """Images per device and micro-step."""
     accumulate: int = 1
     """Micro-steps per optimizer step."""
+    tokens_per_batch: int | None = None
+    """Most tokens that go through the model at once, padding included: a batch is sorted by length and cut into parts,
+    so that memory is bounded by tokens and `batch` says only how many images are sorted together. None for no limit."""
     lr: float = 1e-5
     """Peak learning rate."""
     warmup: float = 0.1
@@ -103,14 +136,62 @@ class Stage:
     """Questions that share one image."""
     markers_per_image: int = 1
     """Most markers on one image, told apart by colour, each with a question of its own (from 1 to this, drawn)."""
+    text_beside_markers: bool = True
+    """Whether a marked picture's remaining questions are asked by text (where the stage has text references at all)."""
+    loss: Literal["answers", "text", "reward"] = "answers"
+    """Which tokens carry loss: the answers, or all text, the questions too (as the official trainer does). reward: none
+    does; answers are drawn and rewarded by -L1 (GRPO; training/reward.py)."""
+    group: int = 8
+    """With loss reward: answers drawn of each question."""
     packing: Literal["shared", "turns"] = "shared"
     """How they share it. shared: each sees the image and itself, as if asked alone. turns: one conversation."""
     image_words: float = 0.0
     """Weight of the loss on words at image tokens; 0 for none (plain DepthLM)."""
     marker_word: bool = False
     """With image_words: the image token whose cell a marker points at says the marker's name instead."""
+    relative_words: bool = False
+    """With image_words: the words say how many times the median depth of the picture, not metres: depth without scale,
+    which a single picture shows whatever its focal length."""
     match_words: bool = False
     """With image_words: image tokens of a pair's second picture say where the first one shows what they show."""
+
+    def __post_init__(self) -> None:
+        if self.name == "model" or not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise InputError(
+                f"name is {self.name!r}; it becomes a folder beside model/: use letters, digits, dots and dashes"
+            )
+        counts = ("steps", "batch", "accumulate", "questions_per_image", "markers_per_image", "tokens_per_batch")
+        check_numbers(self, "1 or more", lambda n: n >= 1, *counts)
+        check_numbers(self, "a positive number", lambda n: n > 0, "lr", "clip")
+        check_numbers(self, "0 or more", lambda n: n >= 0, "weight_decay", "image_words")
+        check_numbers(self, "a share, at least 0 and below 1", lambda n: 0 <= n < 1, "warmup")
+        check_numbers(self, "a share from 0 to 1", lambda n: 0 <= n <= 1, "final_lr")
+        for name in self.references:
+            get_reference(name)
+        check_shares(self.references, "references")
+        for name in self.tasks:
+            get_task(name)
+        check_shares(self.tasks, "tasks")
+        if self.markers_per_image > len(COLOURS):
+            raise InputError(
+                f"markers_per_image is {self.markers_per_image}; expected at most {len(COLOURS)}, as many as there are "
+                "colours"
+            )
+        for key in ("marker_word", "match_words", "relative_words"):
+            if getattr(self, key) and not self.image_words > 0:
+                raise InputError(f"{key} needs image_words above 0; set it, or leave {key} out")
+        if self.loss == "reward":
+            self._check_reward()
+
+    def _check_reward(self) -> None:
+        if self.group < 2:
+            raise InputError(f"group is {self.group}; answers are compared, expected 2 or more")
+        if others := sorted(set(self.tasks) - {"distance", "z"}):
+            raise InputError(f"loss reward knows lengths of single points; take {', '.join(others)} out of tasks")
+        if self.tokens_per_batch is not None:
+            raise InputError("loss reward draws its answers for a whole batch; leave tokens_per_batch out")
+        if self.image_words > 0:
+            raise InputError("loss reward has no words; set image_words to 0")
 
 
 @dataclass(kw_only=True)
@@ -143,8 +224,8 @@ class Recipe:
     """Size of a new nano."""
     focal: float = 1000.0
     """Unified focal length, pixels."""
-    geometry: Literal["exact", "official"] = "exact"
-    """Geometry of the views."""
+    geometry: Geometry = "exact"
+    """Geometry of the views; native leaves every picture at its own focal length."""
     crop: CropConfig = field(default_factory=CropConfig)
     """Random crops."""
     label: Literal["distance", "z"] = "distance"
@@ -157,8 +238,16 @@ class Recipe:
     """Whether u + 0.5 enters text coordinates."""
     lora: LoraConfig | None = None
     """Adapters instead of full fine-tuning."""
+    freeze_vision: bool = False
+    """Leave the vision tower as it is, adapters included: it runs without a graph, once a picture."""
+    vision_attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """How the vision tower attends. The language model always uses sdpa: packed questions need a mask of their own,
+    which FlashAttention does not take."""
     gradient_checkpointing: bool = False
     """Trade compute for memory."""
+    sharding: Literal["none", "full", "hybrid"] = "none"
+    """Of several processes (FSDP2): none: each holds everything. full: each holds a part of weights, gradients and
+    optimizer. hybrid: those of one node share a copy, and nodes average gradients."""
     seed: int = 0
     """Seed of everything."""
     workers: int = 0
@@ -171,139 +260,76 @@ class Recipe:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        self.file = "recipe"  # where it was read; for messages, no part of it
         if not self.data:
-            raise InputError("recipe: data is empty; name at least one data set")
+            raise InputError("data is empty; name at least one data set")
         if not self.stages:
-            raise InputError("recipe: stages is empty; describe at least one stage")
-        if self.max_passes is not None and not self.max_passes > 0:
-            raise InputError(f"recipe: max_passes is {self.max_passes}; expected a positive number")
+            raise InputError("stages is empty; describe at least one stage")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise InputError(f"recipe: stage names {names} repeat; each names a folder of the run")
-        for stage in self.stages:
-            for key in ("steps", "batch", "accumulate", "questions_per_image"):
-                if getattr(stage, key) < 1:
-                    raise InputError(
-                        f"recipe: {key} of stage {stage.name!r} is {getattr(stage, key)}; expected 1 or more"
-                    )
-            if not 1 <= stage.markers_per_image <= len(COLOURS):
-                raise InputError(
-                    f"recipe: markers_per_image of stage {stage.name!r} is {stage.markers_per_image}; "
-                    f"expected 1 to {len(COLOURS)}, as many as there are colours"
-                )
-            if not (math.isfinite(stage.lr) and stage.lr > 0):
-                raise InputError(f"recipe: lr of stage {stage.name!r} is {stage.lr}; expected a positive number")
-            for key in ("marker_word", "match_words"):
-                if getattr(stage, key) and not stage.image_words > 0:
-                    raise InputError(f"recipe: {key} of stage {stage.name!r} needs image_words above 0")
-            if not 0 <= stage.warmup < 1:
-                raise InputError(
-                    f"recipe: warmup of stage {stage.name!r} is {stage.warmup}; expected a share from 0 to 1"
-                )
+            raise InputError(f"stage names {names} repeat; each names a folder of the run")
+        if self.mixture == "weights":
+            check_shares({source.path: source.weight for source in self.data}, "data")
+        check_numbers(self, "a positive number", lambda n: n > 0, "max_passes", "focal")
+        check_numbers(self, "1 or more", lambda n: n >= 1, "eval_points", "log_every", "save_every")
+        check_numbers(self, "2 or more", lambda n: n >= 2, "coordinate_range")
+        check_numbers(self, "0 or more", lambda n: n >= 0, "eval_every", "seed", "workers", "max_bad")
+        self._check_sharding()
+        self._check_quantized()
+        for number, stage in enumerate(self.stages):
+            try:
+                self._check_questions(stage)
+            except InputError as error:
+                raise InputError(f"stages[{number}]: {error}") from error
+
+    @contextmanager
+    def naming(self, key: str) -> Iterator[None]:
+        """What is wrong with the things that the recipe names under a key, said with the file and the key."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self.file}: {key}: {error}") from error
+
+    def _check_sharding(self) -> None:
+        if self.sharding != "none" and any(stage.optimizer == "muon" for stage in self.stages):
+            raise InputError(
+                f"optimizer muon works on whole matrices, which sharding {self.sharding!r} does not keep; "
+                "set optimizer to adamw or sharding to none"
+            )
+
+    def _check_quantized(self) -> None:
+        if self.lora is None or self.lora.quantize is None:
+            return
+        if self.model == NEW_NANO:
+            raise InputError(f"lora.quantize takes a model that is there; set model to one, not {NEW_NANO}")
+        if self.sharding != "none":
+            raise InputError(
+                f"lora.quantize keeps all weights in each process; set sharding to none, not {self.sharding}"
+            )
+
+    def _check_questions(self, stage: Stage) -> None:
+        """That the prompt has words for what the stage asks."""
+        prompt = get_prompt(self.prompt)
+        for name in stage.references:
+            if not prompt.supports(get_reference(name, self.coordinate_range)):
+                raise InputError(f"references: prompt {self.prompt!r} has no question for {name!r}; leave it out")
+        if stage.markers_per_image > 1 and "markers" not in prompt.questions:
+            raise InputError(
+                f"markers_per_image is {stage.markers_per_image}, but prompt {self.prompt!r} has no question about one "
+                "of several markers; set it to 1"
+            )
 
 
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe; each override is `key=value` with dots for nested keys and list positions, the value in YAML.
 
-    Raises InputError for a missing or malformed file, an unknown key and a value of the wrong type.
+    path: a file, or the name of a shipped one (`find_recipe`). Raises InputError for a missing or malformed file, an
+    unknown key and a value of the wrong type.
     """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path}: not valid YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"recipe {path}: expected keys and values, found {type(values).__name__}")
+    values = read_values(find_recipe(path), "recipe", f"; give a file or one of {', '.join(shipped_recipes())}")
     for override in overrides or []:
-        _apply(values, override)
-    recipe = _build(Recipe, values, str(path))
+        apply(values, override)
+    recipe = build(Recipe, values, str(path))
     assert isinstance(recipe, Recipe)
+    recipe.file = str(path)
     return recipe
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"override {override!r} is not key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not valid YAML ({error})") from error
-    *parents, last = key.split(".")
-    target: Any = values
-    for part in parents:
-        if isinstance(target, list):
-            if not part.isdigit() or int(part) >= len(target):
-                raise InputError(f"override {override!r}: {part!r} is no position of a list of {len(target)}")
-            target = target[int(part)]
-        else:
-            if target.get(part) is None:
-                target[part] = {}
-            target = target[part]
-        if not isinstance(target, (dict, list)):
-            raise InputError(f"override {override!r}: {part!r} holds a plain value, nothing lies below it")
-    if isinstance(target, list):
-        if not last.isdigit() or int(last) >= len(target):
-            raise InputError(f"override {override!r}: {last!r} is no position of a list of {len(target)}")
-        target[int(last)] = value
-    else:
-        target[last] = value
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Plain YAML values -> the type `kind`, with one-line errors that name the place."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _build(next(a for a in args if a is not type(None)), value, where)
-    if origin is Literal:
-        if value not in args:
-            raise InputError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    if origin is list:
-        if not isinstance(value, list):
-            raise InputError(f"{where}: expected a list, found {value!r}")
-        return [_build(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(args):
-            raise InputError(f"{where}: expected {len(args)} values, found {value!r}")
-        return tuple(_build(a, item, where) for a, item in zip(args, value, strict=True))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: expected keys and values, found {value!r}")
-        return {_build(args[0], k, where): _build(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-5 as text
-        try:
-            value = float(value)
-        except ValueError:
-            raise InputError(f"{where}: expected a number, found {value!r}") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{where}: expected {kind.__name__}, found {value!r}")
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected keys and values, found {value!r}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise InputError(
-            f"{where}: unknown key {', '.join(map(str, unknown))}; the keys are {', '.join(sorted(fields))}"
-        )
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"{where}: missing key {', '.join(missing)}")
-    hints = get_type_hints(kind)
-    return kind(**{name: _build(hints[name], item, f"{where}: {name}") for name, item in value.items()})

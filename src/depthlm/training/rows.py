@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,7 +34,7 @@ class Row:
     prefix: [P] token ids. questions: for each, its token ids and how many of them belong to the answer (the last ones,
     end token included). words: [T] for every token of every image the id of the word it should predict (IGNORE for
     none), or None. images: pixel_values with image_grid_thw or image_sizes. turns: the questions
-    are turns of one conversation.
+    are turns of one conversation. all_text: every text token carries loss, not the answers alone.
     """
 
     prefix: list[int]
@@ -42,6 +42,7 @@ class Row:
     words: list[int] | None
     images: dict[str, torch.Tensor]
     turns: bool = False
+    all_text: bool = False
 
     @property
     def length(self) -> int:
@@ -57,10 +58,12 @@ def encode_row(
     system: str | None = None,
     words: list[int] | None = None,
     turns: bool = False,
+    all_text: bool = False,
 ) -> Row:
     """Encode the views and the questions about them.
 
     words: ids for the image tokens in reading order. turns: pack the questions as turns of one conversation.
+    all_text: every text token carries loss.
     """
     pixels = processor.encode_images(images)
     grids = pixels.get("image_grid_thw", pixels.get("image_sizes"))
@@ -86,7 +89,7 @@ def encode_row(
         common = _common_beginning(encoded)
         prefix += encoded[0][0][:common]
         encoded = [(ids[common:], answer) for ids, answer in encoded]
-    return Row(prefix, encoded, words, pixels, turns)
+    return Row(prefix, encoded, words, pixels, turns, all_text)
 
 
 def _common_beginning(questions: Sequence[tuple[list[int], int]]) -> int:
@@ -101,7 +104,8 @@ def _common_beginning(questions: Sequence[tuple[list[int], int]]) -> int:
 def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """Rows -> model inputs, padded on the right.
 
-    input_ids, mm_token_type_ids: [B, L]. labels: [B, L], IGNORE but for answers and end tokens. word_labels: [B, L],
+    input_ids, mm_token_type_ids: [B, L]. labels: [B, L], IGNORE but for answers and end tokens (of an all_text
+    row but for images, and for the first token of each packed question, which follows from none). word_labels: [B, L],
     the word that each image token itself should predict (absent when no row has words). attention_mask: [B, 1, L, L]
     bool. position_ids: [3, B, L] for M-RoPE families, else [B, L].
     """
@@ -117,12 +121,17 @@ def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, tor
         segments[b, :end] = 0
         positions[:, b, :end] = prefix_positions(processor, row)
         start = int(positions[:, b, :end].max()) + 1
+        if row.all_text:
+            labels[b, :end] = torch.where(_is_text(processor, ids[b, :end]), ids[b, :end], IGNORE)
         if row.words is not None:
             word_labels[b, :end][ids[b, :end] == processor.image_token_id] = torch.tensor(row.words)
         for k, (tokens, answer) in enumerate(row.questions, start=1):
             here, end = end, end + len(tokens)
             ids[b, here:end] = torch.tensor(tokens)
-            labels[b, end - answer : end] = ids[b, end - answer : end]
+            first = end - answer
+            if row.all_text:
+                first = here if row.turns or len(row.questions) == 1 else here + 1
+            labels[b, first:end] = ids[b, first:end]
             segments[b, here:end] = 0 if row.turns else k  # a turn is part of what later ones see
             positions[:, b, here:end] = torch.arange(start, start + len(tokens))
             start += len(tokens) if row.turns else 0
@@ -137,6 +146,39 @@ def collate_rows(processor: ThinProcessor, rows: Sequence[Row]) -> dict[str, tor
     if processor.family.mrope:
         batch["mm_token_type_ids"] = (ids == processor.image_token_id).to(torch.int64)
     return batch | collate_images([row.images for row in rows])
+
+
+def cut_by_tokens(rows: Sequence[Row], most: int) -> list[list[Row]]:
+    """The rows in parts of like length, the longest first; padded to its longest row a part has at most `most` tokens.
+
+    Raises InputError for a row that is longer than that by itself.
+    """
+    parts: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.length, reverse=True):
+        if row.length > most:
+            raise InputError(
+                f"a picture with its questions takes {row.length} tokens, more than tokens_per_batch={most}; raise it, "
+                "crop smaller or ask fewer questions of a picture"
+            )
+        if parts and (len(parts[-1]) + 1) * parts[-1][0].length <= most:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def collate_parts(processor: ThinProcessor, rows: Sequence[Row], most: int) -> dict[str, Any]:
+    """parts: `collate_rows` of each part of `cut_by_tokens`. labels: [1, N] all that carry loss, for counting."""
+    parts = [collate_rows(processor, part) for part in cut_by_tokens(rows, most)]
+    first = torch.tensor([IGNORE])  # Trainer leaves out the first label, which nothing predicts
+    labels = torch.cat([first, *(part["labels"][:, 1:].flatten() for part in parts)])
+    return {"parts": parts, "labels": labels[None]}
+
+
+def without_loss(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same model inputs with no label left."""
+    rest = {key: value for key, value in batch.items() if key != "word_labels"}
+    return rest | {"labels": torch.full_like(batch["labels"], IGNORE)}
 
 
 def prefix_positions(processor: ThinProcessor, row: Row) -> torch.Tensor:
@@ -165,6 +207,13 @@ def prefix_positions(processor: ThinProcessor, row: Row) -> torch.Tensor:
     return out
 
 
+def _is_text(processor: ThinProcessor, ids: torch.Tensor) -> torch.Tensor:
+    """[N] which tokens are no part of an image."""
+    p = processor
+    marks = [p.image_token_id, p.image_start_id, p.image_end_id, p.image_break_id]
+    return ~torch.isin(ids, torch.tensor([token for token in marks if token is not None]))
+
+
 def _mask(segments: torch.Tensor) -> torch.Tensor:
     """[B, L] segments -> [B, 1, L, L] bool: causal, and a token sees the prefix and its own question only.
 
@@ -177,12 +226,15 @@ def _mask(segments: torch.Tensor) -> torch.Tensor:
     return (allowed | torch.eye(length, dtype=torch.bool))[:, None]
 
 
-def word_token(processor: ThinProcessor, text: str) -> int:
-    """The single token that an answer text is. Raises InputError when the tokenizer needs several."""
+def word_token(processor: ThinProcessor, text: str, needed_by: str = "image_words") -> int:
+    """The single token that an answer text is. Raises InputError when the tokenizer needs several.
+
+    needed_by: the recipe key, for the message.
+    """
     ids = processor.tokenize(processor.render_answer(text))
     if len(ids) != 1:
         raise InputError(
-            f"image_words needs a tokenizer that holds an answer in one token; {text!r} takes {len(ids)}. "
-            "Set image_words to 0 or train nano"
+            f"{needed_by} needs a tokenizer that holds an answer in one token; {text!r} takes {len(ids)}. "
+            "Leave it out or train nano"
         )
     return ids[0]

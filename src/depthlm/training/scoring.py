@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from depthlm.training.network import on_device
 from depthlm.training.trainer import METRICS_FILE, append_metrics
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def score_and_log(
     """Score every reference of the stage; one line in metrics.jsonl with delta1 of each and their mean."""
     from depthlm.evaluation.evaluator import EvaluationConfig, evaluate
 
+    loaded = on_device(loaded)
     line: dict[str, Any] = {"step": step}
     was_training = loaded.model.training
     loaded.model.eval()
@@ -55,19 +57,24 @@ def score_and_log(
 
 
 class EvaluateEvery(TrainerCallback):
-    """Scores every `eval_every` steps; the end of the stage is scored by the caller."""
+    """Scores every `eval_every` steps; the end of the stage is scored by the caller.
+
+    whole: the model as it stands in the process that scores, None in the others, which may have to help to gather it.
+    """
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        whole: Callable[[], LoadedModel | None],
         held_out: Samples,
         recipe: Recipe,
         folder: Path,
         report: Callable[[str], None],
     ) -> None:
-        self.loaded, self.held_out, self.recipe, self.folder, self.report = loaded, held_out, recipe, folder, report
+        self.whole, self.held_out, self.recipe, self.folder, self.report = whole, held_out, recipe, folder, report
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Score at every multiple of eval_every but the last step."""
         if state.global_step % self.recipe.eval_every == 0 and state.global_step < state.max_steps:
-            score_and_log(self.loaded, self.held_out, self.recipe, self.folder, state.global_step, self.report)
+            loaded = self.whole()
+            if loaded is not None:
+                score_and_log(loaded, self.held_out, self.recipe, self.folder, state.global_step, self.report)

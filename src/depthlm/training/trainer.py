@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 
+from depthlm.claim import write_text
+from depthlm.errors import InputError
 from depthlm.training.loss import answer_loss
 from depthlm.training.optimizer import build_optimizer
-from depthlm.training.rows import collate_rows
+from depthlm.training.ranks import Ranks
+from depthlm.training.reward import reward_loss, token_metres
+from depthlm.training.rows import collate_parts, collate_rows, without_loss
 from depthlm.training.safety import SAVING, publish_checkpoint, refuse_checkpoint, refuse_loss
+from depthlm.training.sharding import is_sharded, load_shards, save_shards
+from depthlm.training.stopping import children_ignore_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from depthlm.training.recipe import Recipe, Stage
 
 METRICS_FILE = "metrics.jsonl"
+SCHEDULER_FILE = "scheduler.pt"
 
 
 class DepthTrainer(Trainer):
@@ -41,10 +48,32 @@ class DepthTrainer(Trainer):
         self._saving = False
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
+        self.loss_of: Callable[..., tuple[torch.Tensor, dict[str, float]]] = partial(
+            answer_loss, word_weight=stage.image_words
+        )
+        if stage.loss == "reward":
+            self.loss_of = partial(reward_loss, metres=token_metres(processor, rows.prompt), group=stage.group)
         self.seen = {"labels": 0.0, "tokens": 0.0, "images": 0.0, "answer_loss": 0.0, "word_loss": 0.0, "batches": 0.0}
-        super().__init__(train_dataset=rows, data_collator=lambda batch: collate_rows(processor, batch), **kwargs)
+        collate = partial(collate_rows, processor)
+        if stage.tokens_per_batch is not None:
+            collate = partial(collate_parts, processor, most=stage.tokens_per_batch)
+        super().__init__(train_dataset=rows, data_collator=collate, **kwargs)
         self.remove_callback(PrinterCallback)  # RunLog reports; stdout belongs to the CLI
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the answer tokens of the whole step
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of a batch; of one that is cut, part by part."""
+        step = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)
+        if "parts" not in inputs:
+            return step(inputs)
+        parts: list[dict[str, Any]] = inputs["parts"]
+        if is_sharded(self.model):  # layers are gathered by all processes at once: all go through them equally often
+            parts = [without_loss(parts[-1])] * (Ranks().most(len(parts)) - len(parts)) + parts
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
+                losses.append(step(part))
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -53,18 +82,28 @@ class DepthTrainer(Trainer):
         inner = self.accelerator.unwrap_model(model)
         network = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
         # Through the wrapper's own forward: DDP and FSDP synchronise gradients and gather weights nowhere else.
-        with _forward(inner, partial(answer_loss, network, word_weight=self.stage.image_words)):
+        # accelerate hangs autocast on the forward that is replaced here.
+        with (
+            self.accelerator.autocast(),
+            _forward(inner, partial(self.loss_of, network)),
+        ):
             loss, parts = model(inputs, items=num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # items are those of all; gradients will be averaged
-        self.seen["tokens"] += float((inputs["attention_mask"].diagonal(dim1=-2, dim2=-1)).sum())
-        self.seen["images"] += len(inputs["input_ids"])
-        self.seen["batches"] += 1
+        if parts["labels"]:
+            self.seen["tokens"] += float((inputs["attention_mask"].diagonal(dim1=-2, dim2=-1)).sum())
+            self.seen["images"] += len(inputs["input_ids"])
+            self.seen["batches"] += 1
         for key, value in parts.items():
             self.seen[key] += value
         if not math.isfinite(value := loss.item()):
             raise refuse_loss(Path(self.args.output_dir), self.state.global_step, value, inputs)
         return loss
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        """The micro-batches of a step. The first call starts the loader processes."""
+        with children_ignore_sigterm():
+            return super().get_batch_samples(*args)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Written under another name first: a process killed meanwhile must leave no checkpoint that is half there.
@@ -86,6 +125,56 @@ class DepthTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         folder: str = super()._get_output_dir(trial)
         return str(Path(folder) / SAVING) if self._saving else folder
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The model's own files; of a sharded one only its checkpoints are written, with the optimizer's parts."""
+        if not is_sharded(self.model):
+            super().save_model(output_dir, _internal_call)
+        elif output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not isinstance(self.model, PreTrainedModel):  # adapters
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            # Under the names that the model has in memory: Trainer resumes without translating those of a hub.
+            self.model.save_pretrained(output_dir, state_dict=state_dict, save_original_format=False)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        strange = {*load_result.missing_keys, *load_result.unexpected_keys} - tied
+        if strange:  # a warning would let the run go on from its first weights
+            raise InputError(
+                f"the checkpoint in {self.args.output_dir} does not fit its model, as in {min(strange)}; remove it to"
+                " train from the one before, or from the beginning"
+            )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded(self.model):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(Path(output_dir), self.model, self._plain_optimizer())
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not is_sharded(self.model):  # else weights and optimizer are read together, below
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_shards(Path(checkpoint), self.model, self._plain_optimizer())
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # without accelerate's
+        return optimizer
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        if not is_sharded(model):  # whose parts are where they belong
+            super()._move_model_to_device(model, device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW or Muon, as the stage says."""
@@ -142,7 +231,7 @@ class RunLog(TrainerCallback):
         self.last = (time.perf_counter(), state.global_step)
         if self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= state.global_step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            write_text(self.path, "".join(line + "\n" for line in lines))
 
     def on_log(
         self,
@@ -217,4 +306,5 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingAr
         disable_tqdm=True,
         log_level="error",
         logging_nan_inf_filter=False,
+        ddp_find_unused_parameters=False,  # every parameter takes part in every step
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from depthlm.camera import resize_uv
 from depthlm.errors import InputError
+from depthlm.surfaces import point_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,17 +85,29 @@ class DenseLabels:
 
     def take(self, index: ArrayLike, camera: Camera) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """[K] places among the valid pixels -> uv [K, 2] pixels of the picture of `camera`, and z [K] metres."""
-        height, width = self.z.shape
+        u, v = self._pixels(index)
+        return self._place(u, v, camera), self.z[v, u].astype(np.float64)
+
+    def facts(self, index: ArrayLike, camera: Camera) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """[K] places among the valid pixels -> near_edge [K], incidence [K] degrees (surfaces.point_facts)."""
+        known = np.where(self.valid, self.z, 0)
+        return point_facts(known, *self._pixels(index), camera, lambda u, v: self._place(u, v, camera))
+
+    def _pixels(self, index: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """[K] places -> columns and rows of the map."""
         flat = np.flatnonzero(self.valid)[np.asarray(index, dtype=np.int64)]
-        v, u = np.divmod(flat, width)
+        v, u = np.divmod(flat, self.z.shape[1])
+        return u, v
+
+    def _place(self, u: NDArray[np.int64], v: NDArray[np.int64], camera: Camera) -> NDArray[np.float64]:
+        """Columns [K] and rows [K] of the map -> uv [K, 2] pixels of the picture of `camera`."""
+        height, width = self.z.shape
         uv = np.stack([u, v], axis=1).astype(np.float64)
         source = camera if self.lens is None else self.lens.camera
         full = (source.width, source.height)
         if (width, height) != full:
             uv = resize_uv(uv, (width, height), full)
-        if self.lens is not None:
-            uv = self.lens.to_undistorted(uv)
-        return uv, self.z.reshape(-1)[flat].astype(np.float64)
+        return uv if self.lens is None else self.lens.to_undistorted(uv)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +141,10 @@ class SparseLabels:
         index = np.asarray(index, dtype=np.int64)
         return self.uv[index], self.z[index]
 
+    def facts(self, index: ArrayLike, camera: Camera) -> tuple[None, None]:
+        """Points alone do not say where a depth edge is."""
+        return None, None
+
 
 Labels = DenseLabels | SparseLabels
 
@@ -144,6 +161,18 @@ class Frame:
     camera: Camera
     labels: Labels
     pose: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planes:
+    """Surfaces of a picture that people marked as planes.
+
+    regions: [h, w] on the grid of its depth map, k from 1 on for the pixels of plane k, 0 for none. normals: [K, 3]
+    unit normal of plane k in row k - 1, camera frame, NaN where the set does not say it.
+    """
+
+    regions: NDArray[np.int32]
+    normals: NDArray[np.float64]
 
 
 class Reader(ABC):
@@ -189,6 +218,13 @@ class Reader(ABC):
         Its labels hold z such that what was published is `legacy_label` of it.
         """
         return self.read(root, ref)
+
+    def planes(self, root: Path, ref: FrameRef) -> Planes | None:
+        """The planes that the set marks in a frame with a depth map; None where it marks none at all.
+
+        Raises FrameError when the file of them is damaged.
+        """
+        return None
 
     @property
     def legacy_line(self) -> str:
