@@ -19,6 +19,7 @@ from depthlm.models.card import ModelCard
 from depthlm.models.families import family_of
 from depthlm.models.loading import LoadedModel, image_processor_class
 from depthlm.models.nano import SPECIAL_TOKENS
+from depthlm.models.patch_embedding import embed_by_matrix_product
 from depthlm.models.processor import ThinProcessor
 from depthlm.prompts import get_prompt
 from depthlm.reference import get_reference
@@ -64,6 +65,7 @@ def build(
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    embed_by_matrix_product(model)
     family = family_of(config)
     vision = config.vision_config
     sizes = {"merge_size": vision.spatial_merge_size} if family.images == "patches" else {}

@@ -263,6 +263,22 @@ def test_training_by_another_loss_fails(script, capsys, monkeypatch):
     assert read(capsys)["checks"]["short_loss_equal"] is False
 
 
+def test_patches(script, capsys):
+    assert script("patches").main(["--json", "--quick", "--repeats", "1"]) == 0
+    result = read(capsys)
+    assert result["headline"]["nano_forward_over_ours"] > 0
+    assert result["checks"] == {"nano_equal": True, "pinned_equal": True}
+    assert script("patches").main(["--quick", "--repeats", "0"]) == 2
+
+
+def test_patches_embedded_otherwise_fail(script, capsys, monkeypatch):
+    patches = script("patches")
+    honest = patches.PatchEmbedding.forward
+    monkeypatch.setattr(patches.PatchEmbedding, "forward", lambda self, given: 1.001 * honest(self, given))
+    assert patches.main(["--json", "--quick", "--repeats", "1"]) == 1
+    assert read(capsys)["checks"] == {"nano_equal": False, "pinned_equal": False}
+
+
 def test_metrics(script, capsys, tmp_path):
     arguments = ["--json", "--quick", "--points", "20000", "--draws", "50", "--samples", str(tmp_path)]
     status = script("metrics").main(arguments)

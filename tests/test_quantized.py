@@ -69,7 +69,8 @@ def test_what_is_saved_computes_what_was_trained(
 
 def test_a_run_learns_resumes_and_leaves_an_ordinary_folder(places: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    run_recipe(recipe(places, "qwen3_vl", tmp_path), run)
+    scored = [f"eval.path={places['data']}", "eval_points=2", "eval_every=2"]
+    run_recipe(recipe(places, "qwen3_vl", tmp_path, *scored), run)
     ended, curve = load_model(run / "model").model.state_dict(), losses(run, "main")
     before = load_model(places["qwen3_vl"]).model.state_dict()
     assert ended.keys() == before.keys()
@@ -77,7 +78,7 @@ def test_a_run_learns_resumes_and_leaves_an_ordinary_folder(places: dict[str, Pa
     assert curve[-1] < curve[0]
     for name in ("model", "main/model", "main/checkpoint-4"):
         shutil.rmtree(run / name)
-    run_recipe(recipe(places, "qwen3_vl", tmp_path), run)
+    run_recipe(recipe(places, "qwen3_vl", tmp_path, *scored), run)
     assert losses(run, "main") == curve
     again = load_model(run / "model").model.state_dict()
     assert all(torch.equal(ended[key], again[key]) for key in ended)

@@ -71,6 +71,8 @@ def load_model(
     """
     import torch
 
+    from depthlm.models.patch_embedding import embed_by_matrix_product
+
     kind = dtype or ("float32" if device.startswith("cpu") else "bfloat16")
     if kind not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
@@ -89,6 +91,7 @@ def load_model(
             f" {patch_grid(family, config)} px; preprocessor_config.json and config.json do not belong together"
         )
     model = _load_weights(folder, config, dtype=getattr(torch, kind), **extra)
+    embed_by_matrix_product(model)
     if quantize is None:
         model = model.to(device)
     _stop_at(model, processor)

@@ -195,10 +195,13 @@ def build_network(
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
+    from depthlm.models.patch_embedding import embed_by_matrix_product
+
     qwen = network_config(tokenizer, config)
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(qwen)
+    embed_by_matrix_product(model)
     _order_vocabulary(model, tokenizer)
     torch.set_rng_state(generator_state)
     model.generation_config.eos_token_id = qwen.text_config.eos_token_id

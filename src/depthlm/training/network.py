@@ -82,6 +82,8 @@ def _empty(loaded: LoadedModel, recipe: Recipe) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoModelForImageTextToText
 
+    from depthlm.models.patch_embedding import embed_by_matrix_product
+
     config = copy.deepcopy(loaded.model.config)
     if config.vision_config._attn_implementation == PADDED:  # only for as long as training lasts
         config.vision_config._attn_implementation = "sdpa"
@@ -89,6 +91,7 @@ def _empty(loaded: LoadedModel, recipe: Recipe) -> Any:
         del config.quantization_config
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(config)
+        embed_by_matrix_product(model)
         model.generation_config = loaded.model.generation_config
         return model.eval() if recipe.lora is None else _with_lora(replace(loaded, model=model), recipe).eval()
 
@@ -142,4 +145,9 @@ def _with_lora(loaded: LoadedModel, recipe: Recipe) -> Any:
         r=recipe.lora.rank, lora_alpha=recipe.lora.alpha, target_modules=recipe.lora.targets, task_type="CAUSAL_LM",
         exclude_modules=rf".*\.{loaded.processor.family.tower}\..*" if recipe.freeze_vision else None,
     )  # fmt: skip
+    # On CPUs with bfloat16 instructions bitsandbytes lays weights out anew, for good, in the first pass without
+    # gradients; what is trained and saved afterwards would be another model, in bfloat16.
+    for module in loaded.model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return peft.get_peft_model(loaded.model, config)
