@@ -183,6 +183,19 @@ def test_a_file_name_is_no_path(running: Running, visitor: Visitor, name: str) -
     assert running.written() == before
 
 
+@pytest.mark.parametrize("about", ["", 'name="files"', "filename=a"])
+def test_an_upload_of_no_file_is_refused_in_one_line(running: Running, about: str) -> None:
+    before = running.written()
+    start = b"--x\r\nContent-Disposition: form-data; " + about.encode() + b"\r\n\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    address = f"{running.url}{API}/upload?upload_id=a"
+    reply = httpx.post(address, content=start + with_exif(mm35=26) + b"\r\n--x--\r\n", headers=kind, timeout=30)
+    assert reply.status_code == 400
+    assert reply.text.count("\n") <= 1
+    assert "Error" not in reply.text
+    assert running.written() == before
+
+
 def test_the_same_photograph_of_two_visitors(running: Running, visitor: Visitor) -> None:
     other = Visitor(running.url)
     paths = [somebody.upload("same.jpg", with_exif(mm35=26)) for somebody in (visitor, other)]

@@ -161,10 +161,12 @@ class Guard:
             if not sender.begun:
                 await _refuse(send, 400, "This is no request of this page.")
 
-    def _remember(self, status: int, body: bytes) -> bytes:
+    def _remember(self, status: int, body: bytes) -> tuple[int, bytes]:
         if status == 200:
             self.uploads.add(json.loads(body))
-        return body
+        elif status >= 500:  # as of a file without a name
+            return 400, b"This file cannot be taken; send it under another name.\n"
+        return status, body
 
 
 def _bounded(receive: Any, most: int) -> Any:
@@ -202,17 +204,17 @@ def _again(body: bytes, receive: Any) -> Any:
     return again
 
 
-def _without_cards(_: int, body: bytes) -> bytes:
-    return _CARDS.sub(b"", body)
+def _without_cards(status: int, body: bytes) -> tuple[int, bytes]:
+    return status, _CARDS.sub(b"", body)
 
 
 class _Sender:
-    """`send` that adds our headers. change: (status, body) -> body, of an answer that is then sent in one piece.
+    """`send` that adds our headers. change: (status, body) -> both anew, of an answer that is then sent in one piece.
 
     begun: whether something was sent.
     """
 
-    def __init__(self, send: Any, change: Callable[[int, bytes], bytes] | None) -> None:
+    def __init__(self, send: Any, change: Callable[[int, bytes], tuple[int, bytes]] | None) -> None:
         self.send, self.change, self.begun = send, change, False
         self.start: Any = None
         self.body = b""
@@ -227,11 +229,11 @@ class _Sender:
             self.body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            body = self.change(self.start["status"], self.body)
+            status, body = self.change(self.start["status"], self.body)
             length = (b"content-length", str(len(body)).encode())
             kept = [pair for pair in self.start["headers"] if pair[0].lower() != b"content-length"]
             self.begun = True
-            await self.send(self.start | {"headers": [*kept, length]})
+            await self.send(self.start | {"status": status, "headers": [*kept, length]})
             message = {"type": "http.response.body", "body": body}
         self.begun = True
         await self.send(message)
