@@ -279,6 +279,28 @@ def test_patches_embedded_otherwise_fail(script, capsys, monkeypatch):
     assert read(capsys)["checks"] == {"nano_equal": False, "pinned_equal": False}
 
 
+def test_maps(script, capsys):
+    assert script("maps").main(["--json", "--quick", "--repeats", "1", "--budget", "30"]) == 0
+    result = read(capsys)
+    assert result["headline"]["pinned_anew_over_once"] > 0
+    assert 0 < result["headline"]["share_that_is_not_asking"] < 1
+    assert result["checks"] == {"nano_answers_equal": True, "pinned_answers_equal": True}
+    assert script("maps").main(["--quick", "--budget", "0"]) == 2
+
+
+def test_maps_whose_answers_depend_on_it_fail(script, capsys, monkeypatch):
+    maps = script("maps")
+    honest = maps.Engine.measure
+
+    def forgetful(self, *given, like=None, **options):
+        found = honest(self, *given, like=like, **options)
+        return found if like is None else replace(found, text=["?"] * len(found.text))
+
+    monkeypatch.setattr(maps.Engine, "measure", forgetful)
+    assert maps.main(["--json", "--quick", "--repeats", "1", "--budget", "30"]) == 1
+    assert read(capsys)["checks"] == {"nano_answers_equal": False, "pinned_answers_equal": False}
+
+
 def test_metrics(script, capsys, tmp_path):
     arguments = ["--json", "--quick", "--points", "20000", "--draws", "50", "--samples", str(tmp_path)]
     status = script("metrics").main(arguments)

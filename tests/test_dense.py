@@ -14,9 +14,9 @@ import depthlm
 from cli_runner import run
 from depthlm.camera import Camera
 from depthlm.errors import InputError
-from depthlm.inference import dense
+from depthlm.inference import completion, dense
 from depthlm.inference.bounds import ConstantBackend
-from depthlm.inference.completion import fit_planes
+from depthlm.inference.completion import Completer, fit_planes
 from depthlm.inference.dense import complete_image, depth_map
 from depthlm.models.card import ModelCard
 from test_pointcloud import read_ply
@@ -74,6 +74,46 @@ def test_between_two_surfaces_a_pixel_belongs_to_one_of_them():
     near = (np.abs(u - 29.5) < 8) | (np.abs(u - 69.5) < 8) | (np.abs(v - 19.5) < 8) | (np.abs(v - 49.5) < 8)
     assert near[(u > 20) & (u < 80) & (v > 10) & (v < 60)].mean() > 0.8, "questions go to the edge"
     assert found.confidence[45:55, 30:70].min() < found.confidence[:10].min(), "where votes differ it says so"
+
+
+def one_vote(lab: np.ndarray, uv: np.ndarray, z: np.ndarray, pixel: np.ndarray, noise: float) -> list[float]:
+    """(z, agreement, spread) at one pixel, word for word as completion.py tells it, in float64."""
+    inverse, slope = fit_planes(uv, 1 / z, noise)
+    distance = np.linalg.norm(uv - pixel, axis=1)
+    near = np.argsort(distance, kind="stable")[: completion.NEIGHBOURS]
+    distance = distance[near]
+    told = inverse[near] + ((pixel - uv[near]) * slope[near]).sum(axis=1)
+    told = np.clip(told, 1 / z[near] / 1.5, 1 / z[near] * 1.5)
+    logs = -np.log(np.clip(told, (1 / z).min() / 1.1, (1 / z).max() * 1.1))
+    colour = np.linalg.norm(lab[pixel[1], pixel[0]] - lab[uv[near, 1], uv[near, 0]].astype(np.float64), axis=1)
+    reach = 0.7 * distance[min(2, len(near) - 1)] + 0.5
+    weight = np.exp(-0.5 * (distance / reach) ** 2 - np.minimum(0.5 * (colour / 15) ** 2, 4))
+    weight /= weight.sum()
+    alike = np.exp(-0.5 * (logs[:, None] - logs) ** 2 / (0.03**2 + noise**2))
+    votes = weight * alike[((alike * weight).sum(axis=1) * weight**0.25).argmax()]
+    log_z = (votes * logs).sum() / votes.sum()
+    off = np.minimum(np.exp(np.abs(logs - log_z)) - 1, 1)
+    return [np.exp(log_z), votes.sum(), (weight * off).sum()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 13, 60])
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_votes_in_float32_are_those_counted_one_by_one(count, noise):
+    rng = np.random.default_rng(count)
+    image = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(SIZE)
+    # Uneven places, so that no two points are equally far from a pixel.
+    uv = np.stack([rng.permutation(SIZE[0])[:count], rng.permutation(SIZE[1])[:count]], axis=1)
+    z = np.where(uv[:, 0] > 40, 2.0, 4.0) * rng.uniform(0.9, 1.1, count)
+    at = np.stack([rng.integers(0, SIZE[0], 300), rng.integers(0, SIZE[1], 300)], axis=1)
+    apart = np.sort(np.linalg.norm(at[:, None] - uv, axis=2), axis=1)[:, : completion.NEIGHBOURS + 1]
+    at = at[(np.diff(apart, axis=1) > 1e-9).all(axis=1)]
+    completer = Completer(image)
+    found = completer(uv, z, at, noise)
+    expected = np.array([one_vote(completer.lab, uv, z, pixel, noise) for pixel in at])
+    assert len(at) > 100
+    np.testing.assert_allclose(
+        np.stack([found.z, found.agreement, found.spread], axis=1), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 15, 200, 1000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,14 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
+from depthlm import view
 from depthlm.camera import Camera
+from depthlm.errors import InputError
 from depthlm.inference import prefix as prefix_module
+from depthlm.inference.dense import depth_map
 from depthlm.inference.engine import Engine
 from depthlm.inference.prefix import PrefixReader, SharedPrefix, common_length
+from depthlm.inference.request import Answer
 from depthlm.models.loading import load_model
 from tiny import build_tiny
 
@@ -50,7 +55,7 @@ def test_logits_equal_those_of_whole_conversations(loaded):
     length = common_length(rows)
     assert first.mm_token_type_ids[:length].sum() == first.mm_token_type_ids.sum() or not loaded.processor.family.mrope
     reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope, batch_mem=64)
-    prefix = reader.read(first, length)
+    prefix = reader.read(rows[0][:length], first.images)
     own = max(len(row) for row in rows) - length
     ids = torch.zeros(len(rows), own, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -136,6 +141,67 @@ def test_several_images_and_single_questions(loaded):
     compare(engine.ask(mixed), Engine(loaded, reference="text", shares=False).ask(mixed))
 
 
+@pytest.fixture
+def readings(loaded, monkeypatch):
+    """How often a picture was read."""
+    seen = []
+    read = PrefixReader.read
+    monkeypatch.setattr(PrefixReader, "read", lambda self, *given: (seen.append(1), read(self, *given))[1])
+    return seen
+
+
+def test_a_picture_that_somebody_holds_is_read_once(loaded, readings):
+    expected = Engine(loaded, reference="text", shares=False).ask(requests(loaded)[1])
+    engine, asked = requests(loaded)
+    found = engine.ask(asked[1:3]) + engine.ask(asked[3:4]) + engine.ask(asked[4:]) + engine.ask(asked[:1])
+    compare(found, [*expected[1:], expected[0]])
+    assert len(readings) == 1
+
+
+def test_another_picture_in_between_is_read_too(loaded, readings):
+    engine, asked = requests(loaded)
+    _, other = requests(loaded, seed=1)
+    found = engine.ask(asked[:2]) + engine.ask(other[:3]) + engine.ask(asked[2:])
+    alone = Engine(loaded, reference="text", shares=False)
+    compare(found, alone.ask([*asked[:2], *other[:3], *asked[2:]]))
+    assert len(readings) == 3
+
+
+def test_what_was_read_goes_with_the_picture(loaded):
+    engine, asked = requests(loaded)
+    engine.ask(asked)
+    assert engine._last is not None
+    del asked
+    gc.collect()
+    assert engine._last is None
+
+
+def test_views_like_an_earlier_one_share_its_picture_and_nothing_else(loaded):
+    engine, camera = Engine(loaded, reference="text"), Camera.from_focal(80.0, 128, 96)
+    image = picture()
+    whole = engine.whole_view(image, camera)
+    for points in (POINTS, POINTS[:0]):
+        plain, like = (engine.requests(image, camera, points, like=view) for view in (None, whole))
+        assert [request.question for request in like] == [request.question for request in plain]
+        assert all(request.view.image is whole.image for request in like)
+    marked = Engine(loaded, reference="arrow")
+    corner = marked.requests(image, camera, POINTS[:1], like=whole)[0]
+    assert corner.view.image is not whole.image, "its marker needs more room"
+    assert corner.view.transform == marked.requests(image, camera, POINTS[:1])[0].view.transform
+    with pytest.raises(InputError, match="lies outside"):
+        engine.requests(image, camera, [[500, 3]], like=whole)
+
+
+def test_a_map_reads_its_picture_once(loaded, readings, monkeypatch):
+    resampled = []
+    honest = view._resample
+    monkeypatch.setattr(view, "_resample", lambda *given: (resampled.append(1), honest(*given))[1])
+    monkeypatch.setattr(Engine, "answer", lambda self, request, *_: Answer("", 1.0 + request.uv[0, 0] / 50, 1.0, 2.0))
+    found = depth_map(Engine(loaded, reference="text"), picture(), Camera.from_focal(80.0, 128, 96), budget=60)
+    assert len(found.uv) == 60
+    assert len(readings) == len(resampled) == 1
+
+
 def test_markers_show_each_a_picture_of_its_own(loaded, monkeypatch):
     engine = Engine(loaded, reference="arrow")
     asked = engine.requests(picture(), Camera.from_focal(100.0, 128, 96), POINTS[[4, 2]])
@@ -153,7 +219,7 @@ def test_a_repetition_penalty_is_applied_as_generate_does(loaded, monkeypatch):
 def test_the_memory_budget_bounds_a_chunk(loaded):
     first, rows = conversations(loaded)
     reader = PrefixReader(loaded.model, mrope=loaded.processor.family.mrope, batch_mem=4)
-    prefix = reader.read(first, common_length(rows))
+    prefix = reader.read(rows[0][: common_length(rows)], first.images)
     some, more = reader.chunk(prefix, 7), reader.chunk(prefix, 14)
     assert some > more > 1, "longer questions, fewer of them"
     reader.batch_mem = 8

@@ -173,13 +173,14 @@ def make_view(
     config: ViewConfig,
     margin: int = 0,
     objects: Sequence[LabelledObject] = (),
+    like: View | None = None,
 ) -> View:
     """The whole image at the unified focal length, padded with black to the patch grid. No point or object is dropped.
 
     uv: [N, 2] pixels of `image`; z: [N] metres or None; objects: of `image`. Padding goes to the right and the bottom;
     when a point lies nearer than `margin` view pixels to a border (its marker would not fit), also to the sides that
     need it. That depends on the points given: for answers that do not depend on what else was asked, give marker points
-    one by one.
+    one by one. like: an earlier view of this very image, whose picture serves again where it would be the same.
     Raises InputError when the image is not the camera's size or a point lies outside it.
     """
     _check(image, camera, uv := np.asarray(uv, dtype=np.float64).reshape(-1, 2))
@@ -200,7 +201,7 @@ def make_view(
             else:
                 height += config.grid
     index = np.arange(len(uv))
-    return _render(image, camera, uv, z, index, pixels, _Window(-left, -top, width, height), objects)
+    return _render(image, camera, uv, z, index, pixels, _Window(-left, -top, width, height), objects, like)
 
 
 def make_training_view(
@@ -328,6 +329,7 @@ def _render(
     pixels: PixelMap,
     window: _Window,
     objects: Sequence[LabelledObject],
+    like: View | None = None,
 ) -> View:
     """Pixels, camera, points and objects of one window, by one and the same PixelMap."""
     transform = PixelMap(pixels.source, pixels.resized, window.left, window.top, pixels.flip, pixels.official)
@@ -337,9 +339,10 @@ def _render(
             resized.fx, resized.fy, resized.width - 1 - resized.cx, resized.cy, resized.width, resized.height
         )
         image = ImageOps.mirror(image)
+    same = like is not None and like.transform == transform and like.image.size == (window.width, window.height)
     depths = None if z is None else np.asarray(z, dtype=np.float64).reshape(-1)[index]
     return View(
-        image=_resample(image, pixels, window),
+        image=like.image if like is not None and same else _resample(image, pixels, window),
         camera=resized.crop(window.left, window.top, window.width, window.height),
         uv=transform.forward(uv[index]),
         z=depths,

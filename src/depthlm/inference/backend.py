@@ -96,34 +96,39 @@ class Backend(ABC):
         return None
 
     def requests(
-        self, image: Image.Image, camera: Camera, uv: ArrayLike, *, ask: Quantity = "distance"
+        self,
+        image: Image.Image,
+        camera: Camera,
+        uv: ArrayLike,
+        *,
+        ask: Quantity = "distance",
+        like: View | None = None,
     ) -> list[Request]:
-        """One request per point. uv: [N, 2] pixels of `image`, whose camera is given. ask: which question.
+        """One request per point. uv: [N, 2] pixels of `image`, whose camera is given. ask: which question. like: the
+        `whole_view` of this image, for who asks about it more than once.
 
         All points share one view; a point whose marker does not fit there gets a view of its own, padded until it does.
         Of a model that was trained so, several markers stand on one copy of the view.
         """
         task = get_task(ask)
+        views = self.views(image, camera, uv, like=like)
         if self.reference.kind == "marker" and self.markers > 1:
-            return self._marked_together(image, camera, np.asarray(uv, dtype=np.float64).reshape(-1, 2), task)
+            return self._marked_together(views, task)
         made = []
-        for row, view in enumerate(self.views(image, camera, uv)):
+        for row, view in enumerate(views):
             context, subject = self.context(view, row), Subject((row,))
             made.append(self.request(context, task.question(context, subject), subject.points, task))
         return made
 
-    def _marked_together(
-        self, image: Image.Image, camera: Camera, uv: NDArray[np.float64], task: Task
-    ) -> list[Request]:
+    def _marked_together(self, views: Sequence[View], task: Task) -> list[Request]:
         """The same with several markers on a view; those that would cover each other stand on different copies."""
-        views = self.views(image, camera, uv)
         shared = next(
             (view for row, view in enumerate(views) if self.reference.fits(view.uv[row], *view.image.size)), None
         )
-        made: list[Request | None] = [None] * len(uv)
+        made: list[Request | None] = [None] * len(views)
         together = [row for row, view in enumerate(views) if shared is not None and view.image is shared.image]
         groups = [] if shared is None else group_apart(shared.uv[together], self.markers, 2 * self.reference.margin + 1)
-        alone = [[row] for row in range(len(uv)) if row not in set(together)]
+        alone = [[row] for row in range(len(views)) if row not in set(together)]
         for group in [[together[k] for k in group] for group in groups] + alone:
             for mark, row in enumerate(group):
                 context = self.context(views[row], row)
@@ -141,13 +146,15 @@ class Backend(ABC):
         z: ArrayLike | None = None,
         groups: Sequence[tuple[int, ...]] | None = None,
         objects: Sequence[LabelledObject] = (),
+        like: View | None = None,
     ) -> list[View]:
         """For each group of rows of uv (default: each row) a view on which their markers fit; each holds all of uv.
 
-        uv: [N, 2] pixels of `image`. z: [N] metres, or None. objects: of `image`; each view holds them all.
+        uv: [N, 2] pixels of `image`. z: [N] metres, or None. objects: of `image`; each view holds them all. like: the
+        `whole_view` of this image.
         """
         points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
-        shared = make_view(image, camera, points, z, config=self.view_config, objects=objects)
+        shared = make_view(image, camera, points, z, config=self.view_config, objects=objects, like=like)
         made = []
         for group in [(row,) for row in range(len(points))] if groups is None else groups:
             rows, view = list(group), shared
@@ -199,15 +206,18 @@ class Backend(ABC):
         *,
         answers: Quantity | None = None,
         wanted: Quantity = "distance",
+        like: View | None = None,
     ) -> Measurement:
         """Measure points [N, 2] of an image.
 
-        answers: what the model's numbers mean, default what its card says. wanted: which quantity matters; a model
-        that was trained to tell z is asked for it then, and its z turned into a distance in place of the other way.
+        like: the `whole_view` of this image: for as long as somebody holds it, an engine that shares a picture's
+        reading reads it once, call after call. answers: what the model's numbers mean, default what its card says.
+        wanted: which quantity matters; a model that was trained to tell z is asked for it then, and its z turned into a
+        distance in place of the other way.
         """
         points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
         ask = question_for(wanted, self.card, answers)
-        replies = self.ask(self.requests(image, camera, points, ask=ask))
+        replies = self.ask(self.requests(image, camera, points, ask=ask, like=like))
         meaning = "z" if ask == "z" else answers or self.card.label
 
         def column(name: str, quantity: Quantity) -> NDArray[np.float64]:

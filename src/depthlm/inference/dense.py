@@ -72,8 +72,10 @@ def depth_map(
         size = f"{image.width}x{image.height}"
         raise InputError(f"the camera is of {camera.width}x{camera.height} pixels, the image of {size}; resize it")
 
+    view = backend.whole_view(image, camera)
+
     def ask(uv: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        found = backend.measure(image, uv, camera, answers=answers, wanted="z")
+        found = backend.measure(image, uv, camera, answers=answers, wanted="z", like=view)
         with np.errstate(invalid="ignore", divide="ignore"):
             return found.z, np.log(found.high / found.low) / _SIGMAS
 
@@ -186,7 +188,7 @@ def _next_points(
     step = max(1, math.ceil(math.sqrt(width * height / _LOOKED_AT)))
     v, u = np.mgrid[:height:step, :width:step]
     at = np.stack([u.ravel(), v.ravel()], axis=1)
-    apart = cKDTree(points).query(at)[0]
+    apart = cKDTree(points).query(at, workers=-1)[0]
     error = completer(points[known], z[known], at, noise).spread + _UNSEEN
     # Corners beyond the picture, so that every pixel lies in a triangle.
     around = np.array([[-1, -1], [width, -1], [-1, height], [width, height]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
+    from PIL import Image
 
+    from depthlm.inference.prefix import PrefixReader, SharedPrefix
     from depthlm.models.loading import LoadedModel
 
 BATCH_MEM = 512.0  # MiB
 BATCH_PATCHES = 4096  # of the pictures of one batch, where their attention is one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LastPicture:
+    """The picture asked about last, as the model has read it: kept for as long as somebody else has the picture.
+
+    grids: what `encode_images` says of it besides its pixels.
+    """
+
+    picture: weakref.ref[Image.Image]
+    grids: dict[str, torch.Tensor]
+    prefix: SharedPrefix
 
 
 class Engine(Backend):
@@ -70,6 +86,7 @@ class Engine(Backend):
         )  # fmt: skip
         self.loaded, self.batch, self.intervals = loaded, batch, intervals
         self.decimals, self.batch_mem = decimals, batch_mem
+        self._last: _LastPicture | None = None
 
     def identity(self) -> dict[str, Any]:
         """The weights, and what decoding depends on."""
@@ -84,19 +101,20 @@ class Engine(Backend):
     def ask(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Answer]:
         """Answers in the order of the requests. progress: called with the number of answers that have come in.
 
-        Requests that show the same picture share its reading (inference/prefix.py); the others go through the model
-        whole, `batch` at a time.
+        Requests that show the same picture share its reading (inference/prefix.py), also from one call to the next for
+        as long as somebody holds that picture; the others go through the model whole, `batch` at a time.
         """
         together: dict[Any, list[int]] = {}
         for number, request in enumerate(requests):
             together.setdefault(self._alike(request), []).append(number)
         answers: dict[int, Answer] = {}
         for (picture, _), numbers in together.items():
-            size = len(numbers) if picture is not None and len(numbers) > 1 else self._batch_size(requests[numbers[0]])
+            several = picture is not None and (len(numbers) > 1 or self._knows(requests[numbers[0]]))
+            size = len(numbers) if several else self._batch_size(requests[numbers[0]])
             for start in range(0, len(numbers), size):
                 part = numbers[start : start + size]
                 asked = [requests[number] for number in part]
-                shared = self._ask_shared(asked) if picture is not None and len(asked) > 1 else None
+                shared = self._ask_shared(asked) if several else None
                 answers |= zip(part, self._ask_batch(asked) if shared is None else shared, strict=True)
                 if progress is not None:
                     progress(len(part))
@@ -136,22 +154,15 @@ class Engine(Backend):
 
     def _ask_shared(self, requests: Sequence[Request]) -> list[Answer] | None:
         """Requests that show one picture; None when their texts differ before the picture is complete."""
-        from depthlm.inference.prefix import PrefixReader, common_length
+        from depthlm.inference.prefix import PrefixReader
 
-        model, processor = self.loaded.model, self.loaded.processor
+        model, processor, lead = self.loaded.model, self.loaded.processor, requests[0].lead
         assert isinstance(processor, ThinProcessor), "others share nothing"
-        first = processor.encode(requests[0].images(), requests[0].question, None, self.prompt.system)
-        lead = requests[0].lead
-        given = [] if lead is None else processor.lead_tokens(lead, self.prompt.system)
-        rows = [
-            processor.encode_ids(first.images, request.question, self.prompt.system) + given for request in requests
-        ]
-        length = common_length(rows)
-        if processor.image_token_id in rows[0][length:]:
-            return None
         reader = PrefixReader(model, mrope=processor.family.mrope, batch_mem=self.batch_mem)
-        prefix = reader.read(first, length)
-        own = [row[length:] for row in rows]
+        shared = self._share(reader, processor, requests)
+        if shared is None:
+            return None
+        prefix, own = shared
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [processor.end_id if ends is None else ends]
         answers: list[Answer] = []
@@ -168,6 +179,41 @@ class Engine(Backend):
                 lambda tokens, mask, cache, repeats: reader.step(prefix, tokens, mask, cache),
             )  # fmt: skip
         return answers
+
+    def _share(
+        self, reader: PrefixReader, processor: ThinProcessor, requests: Sequence[Request]
+    ) -> tuple[SharedPrefix, list[list[int]]] | None:
+        """What requests about one picture begin with, read by the model, and the tokens that each goes on with."""
+        from depthlm.inference.prefix import common_length
+
+        request = requests[0]
+        if not self._knows(request):
+            self._last = None  # before another takes memory
+        last = self._last
+        images = processor.encode_images(request.images()) if last is None else last.grids
+        given = [] if request.lead is None else processor.lead_tokens(request.lead, self.prompt.system)
+        rows = [processor.encode_ids(images, other.question, self.prompt.system) + given for other in requests]
+        length = common_length(rows)
+        if processor.image_token_id in rows[0][length:]:
+            return None
+        if last is None:
+            prefix = reader.read(rows[0][:length], images)
+            if not request.shares_markers:
+                grids = {name: value for name, value in images.items() if name != "pixel_values"}
+                self._last = _LastPicture(weakref.ref(request.view.image, self._forget), grids, prefix)
+        else:
+            prefix = last.prefix.beginning(rows[0][:length])
+        return prefix, [row[prefix.length :] for row in rows]
+
+    def _knows(self, request: Request) -> bool:
+        """Whether it shows the picture asked about last."""
+        last = self._last
+        return last is not None and last.picture() is request.view.image and not request.shares_markers
+
+    def _forget(self, picture: weakref.ref[Image.Image]) -> None:
+        """Nobody has the picture any more, so that nobody will ask about it."""
+        if self._last is not None and self._last.picture is picture:
+            self._last = None
 
     def _ask_batch(self, requests: Sequence[Request]) -> list[Answer]:
         """One padded batch through `generate`; padding is on the left and masked, so the others do not matter."""

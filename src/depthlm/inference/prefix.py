@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from depthlm.inference.numbers import NumberVocabulary
-    from depthlm.models.chat import Encoded
 
 ATTENTION = "depthlm_shared_prefix"
 
@@ -47,6 +46,16 @@ class SharedPrefix:
     def length(self) -> int:
         """P."""
         return len(self.ids)
+
+    def beginning(self, ids: Sequence[int]) -> SharedPrefix:
+        """What it has in common with `ids`: itself, or a view of its first tokens."""
+        own: list[int] = self.ids.tolist()
+        same = next((i for i, (a, b) in enumerate(zip(own, ids, strict=False)) if a != b), min(len(own), len(ids)))
+        cut = self.length - same
+        return SharedPrefix(
+            self.ids[:same], [k[:, :same] for k in self.keys], [v[:, :same] for v in self.values],
+            self.next_position - cut,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,17 +94,17 @@ class PrefixReader:
         self.text_config = model.config.get_text_config()
 
     @torch.inference_mode()
-    def read(self, conversation: Encoded, length: int) -> SharedPrefix:
-        """Read the first `length` tokens of a conversation, its image among them."""
-        device, dtype = self.model.device, self.model.dtype
-        ids = conversation.input_ids[:length]
-        inputs = {name: value.to(device) for name, value in conversation.images.items()}
+    def read(self, beginning: Sequence[int], images: dict[str, torch.Tensor]) -> SharedPrefix:
+        """Read the token ids that conversations begin with, all of `images` (`encode_images`) among them."""
+        device, dtype, length = self.model.device, self.model.dtype, len(beginning)
+        ids = torch.tensor(list(beginning), device=device)
+        inputs = {name: value.to(device) for name, value in images.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
         if self.mrope:
-            inputs["mm_token_type_ids"] = conversation.mm_token_type_ids[None, :length].to(device)
+            inputs["mm_token_type_ids"] = (ids == self.model.config.image_token_id).long()[None]
         cache = DynamicCache(config=self.text_config)
         self.model.model(
-            input_ids=ids[None].to(device),
+            input_ids=ids[None],
             attention_mask=torch.ones(1, length, dtype=torch.long, device=device),
             use_cache=True,
             **cache_argument(self.model.model, cache),
@@ -103,7 +112,7 @@ class PrefixReader:
         )
         delta = int(self.model.model.rope_deltas[0, 0]) if self.mrope else 0
         keys, values = ([getattr(layer, name)[0] for layer in cache.layers] for name in ("keys", "values"))
-        return SharedPrefix(ids.to(device), keys, values, length + delta)
+        return SharedPrefix(ids, keys, values, length + delta)
 
     def chunk(self, prefix: SharedPrefix, tokens: int) -> int:
         """Questions of so many own tokens that fit the budget; at least one.
