@@ -20,6 +20,9 @@ from depthlm.app.rooms import example_rooms
 from depthlm.app.session import MOST_POINTS, Session, Store
 from depthlm.errors import InputError
 from depthlm.inference.bounds import ConstantBackend
+from depthlm.inference.engine import Engine
+from depthlm.inference.prefix import PrefixReader
+from depthlm.models.loading import load_model
 from test_hostile import bomb, encoded
 from test_package import ROOT
 
@@ -72,6 +75,29 @@ def test_a_click_is_measured_by_every_model_and_two_give_a_length(desk: Desk, se
     said = json.loads(desk.points_json(session).read_text())
     assert [model["model"] for model in said["models"]] == ["two", "four"]
     assert said["camera"]["sure"] == "exact"
+
+
+def test_further_clicks_read_no_picture_again(rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = []
+    read = PrefixReader.read
+    monkeypatch.setattr(PrefixReader, "read", lambda self, *given: (readings.append(1), read(self, *given))[1])
+    nano = load_model("nano")
+    desk = Desk([page_model("nano", nano, reference="text")], rooms, Limits(), tmp_path / "sessions")
+    session, other = desk.store.get("one"), desk.store.get("other")
+    desk.open_room(session, 0)
+    clicks = [(10, 20), (200, 150), (30, 40)]
+    for uv in clicks:
+        desk.click(session, *uv)
+    assert len(readings) == 1, "the length's question is about the same picture"
+    photo = session.photo([])
+    alone = Engine(nano, reference="text", shares=False).measure(photo.image, clicks, photo.resolved.camera)
+    assert [point["text"] for point in session.points[0]] == alone.text
+    desk.set_camera(session, FOV, fov=30)
+    assert len(readings) == 2, "another view; three clicks measured again"
+    desk.open_room(other, 0)
+    desk.click(other, *clicks[0])
+    desk.click(session, 50, 60)
+    assert len(readings) == 4, "only the last picture is kept"
 
 
 def test_undo_and_clear_take_points_with_their_lengths(desk: Desk, session: Session) -> None:

@@ -104,7 +104,7 @@ class Desk:
     def _put(self, session: Session, picture: Picture) -> None:
         with session.busy:
             session.forget(len(self.models))
-            session.picture, session.camera = picture, None
+            session.picture, session.camera, session.views = picture, None, {}
         try:
             self.set_camera(session, AUTO)
         except InputError as error:
@@ -130,7 +130,7 @@ class Desk:
         with session.busy:
             clicked = session.uv
             session.forget(len(self.models))
-            session.camera = used
+            session.camera, session.views = used, {}
         for uv in clicked:
             self.click(session, *uv)
 
@@ -151,12 +151,12 @@ class Desk:
             if len(session.uv) >= MOST_POINTS:
                 raise InputError(f"{MOST_POINTS} points are measured; take some away with Undo or Clear.")
             uv = (float(u), float(v))
-            said = [self._ask(model, session, uv) for model in self.models]
+            said = [self._ask(k, session, uv) for k in range(len(self.models))]
             lengths = None
             if len(session.uv) % 2:
                 lengths = [
-                    self._length(model, session, session.uv[-1], uv, before[-1], point)
-                    for model, before, point in zip(self.models, session.points, said, strict=True)
+                    self._length(k, session, session.uv[-1], uv, before[-1], point)
+                    for k, (before, point) in enumerate(zip(session.points, said, strict=True))
                 ]
             session.uv.append(uv)
             for k, point in enumerate(said):
@@ -178,16 +178,24 @@ class Desk:
         while session.uv:
             self.undo(session)
 
-    def _ask(self, model: PageModel, session: Session, uv: tuple[float, float]) -> dict[str, Any]:
+    def _question(self, number: int, session: Session, uv: list[tuple[float, float]], task: str) -> dict[str, Any]:
+        model, photo = self.models[number], session.photo(uv)
+        if number not in session.views:
+            image, camera, _ = photo.straight
+            session.views[number] = model.clicks.whole_view(image, camera)
+        answers = model.answers if task == "distance" else None
+        return ask_photo(model.clicks, photo, task=task, answers=answers, like=session.views[number])
+
+    def _ask(self, number: int, session: Session, uv: tuple[float, float]) -> dict[str, Any]:
         assert session.picture is not None
-        said = ask_photo(model.clicks, session.photo([uv]), answers=model.answers)
+        said = self._question(number, session, [uv], "distance")
         place = session.picture.true_place(uv)
         truth = None if place is None else float(np.linalg.norm(place))
         return {**said["points"][0], "interval": said["interval"], "truth": truth}
 
     def _length(
         self,
-        model: PageModel,
+        number: int,
         session: Session,
         first: tuple[float, float],
         second: tuple[float, float],
@@ -199,8 +207,8 @@ class Desk:
         if one["xyz"] is not None and other["xyz"] is not None:
             placed = float(np.linalg.norm(np.subtract(one["xyz"], other["xyz"])))
         asked = None
-        if model.says_lengths and first != second:
-            said = ask_photo(model.clicks, session.photo([first, second]), task="between")
+        if self.models[number].says_lengths and first != second:
+            said = self._question(number, session, [first, second], "between")
             asked = said["questions"][0]["value"]
         assert session.picture is not None
         ends = [session.picture.true_place(uv) for uv in (first, second)]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from depthlm.app.cameras import UsedCamera
     from depthlm.app.rooms import Room
     from depthlm.inference.map_files import PhotoMap
+    from depthlm.view import View
 
 MOST_POINTS = 8  # on one picture: more labels hide it
 PREVIEW = 1280  # pixels across, of what is shown
@@ -59,7 +60,8 @@ class Picture:
 class Session:
     """One visitor. uv: clicked pixels. points, lengths: for each model what it said about them (see desk.py).
 
-    maps: for each model the depth map, or empty. stop: set to end the map that is being drawn.
+    maps: for each model the depth map, or empty. stop: set to end the map that is being drawn. views: by the model's
+    number, what it sees of the picture: while one is held here, an engine need not read the picture for each click.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class Session:
     points: list[list[dict[str, Any]]] = field(default_factory=list)
     lengths: list[list[dict[str, Any]]] = field(default_factory=list)
     maps: list[PhotoMap] = field(default_factory=list)
+    views: dict[int, View] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     busy: threading.Lock = field(default_factory=threading.Lock)  # one change at a time
 

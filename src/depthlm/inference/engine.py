@@ -109,12 +109,15 @@ class Engine(Backend):
             together.setdefault(self._alike(request), []).append(number)
         answers: dict[int, Answer] = {}
         for (picture, _), numbers in together.items():
-            several = picture is not None and (len(numbers) > 1 or self._knows(requests[numbers[0]]))
-            size = len(numbers) if several else self._batch_size(requests[numbers[0]])
+            # A single question beside others about other pictures is faster in a batch with them.
+            shares = picture is not None and (
+                len(numbers) > 1 or len(requests) == 1 or self._knows(requests[numbers[0]])
+            )
+            size = len(numbers) if shares else self._batch_size(requests[numbers[0]])
             for start in range(0, len(numbers), size):
                 part = numbers[start : start + size]
                 asked = [requests[number] for number in part]
-                shared = self._ask_shared(asked) if several else None
+                shared = self._ask_shared(asked) if shares else None
                 answers |= zip(part, self._ask_batch(asked) if shared is None else shared, strict=True)
                 if progress is not None:
                     progress(len(part))

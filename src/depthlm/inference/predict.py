@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from depthlm.camera import Camera
     from depthlm.inference.backend import Backend, Quantity
     from depthlm.tasks import Task
+    from depthlm.view import View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +91,7 @@ def ask_photo(
     task: str = "distance",
     given: float | None = None,
     answers: Quantity | None = None,
+    like: View | None = None,
 ) -> dict[str, Any]:
     """Ask about the photo's points. Lengths in metres; None where the model's answer does not state what was asked.
 
@@ -97,7 +99,7 @@ def ask_photo(
     calibrated where `interval` says so, else the model's own belief. Other tasks: `questions` holds one entry for each
     point, or for each two where the task is about two. given: what a speed (seconds) or time (m/s) question states.
     second: the other picture of a task about two images, whose points are those of the first; `pixel` is then where an
-    answer points in it.
+    answer points in it. like: the backend's `whole_view` of the straight picture, for who asks about it repeatedly.
     Raises InputError for pictures, points or `given` that do not suit the task.
     """
     if (get_task(task).images == 2) != (second is not None):
@@ -116,7 +118,7 @@ def ask_photo(
     if task in ("distance", "z"):
         _refuse_given(task, given)
         wanted: Quantity = "z" if task == "z" else "distance"
-        return result | {"points": _measure(backend, image, camera, uv, photo.uv, wanted, answers)}
+        return result | {"points": _measure(backend, image, camera, uv, photo.uv, wanted, answers, like)}
     if answers is not None:
         raise InputError(f"--answers says what distances mean; task {task} has none, leave it out")
     if second is not None:
@@ -124,7 +126,7 @@ def ask_photo(
             "second": str(second.path),
             "second_camera": {**second.resolved.camera.to_dict(), "reason": second.resolved.reason},
         }
-    return result | {"questions": _question(backend, image, camera, uv, photo.uv, task, given, second)}
+    return result | {"questions": _question(backend, image, camera, uv, photo.uv, task, given, second, like)}
 
 
 def _measure(
@@ -135,9 +137,10 @@ def _measure(
     asked: NDArray[np.float64],
     task: Quantity,
     answers: Quantity | None,
+    like: View | None,
 ) -> list[dict[str, Any]]:
     """Distance, z and place of points uv [N, 2] of the straightened image; `asked` are the same in the original."""
-    m = backend.measure(image, uv, camera, answers=answers, wanted=task)
+    m = backend.measure(image, uv, camera, answers=answers, wanted=task, like=like)
     factor = np.ones(len(uv)) if task == "distance" else camera.ray_factor(uv)
     return [
         {
@@ -164,6 +167,7 @@ def _question(
     name: str,
     given: float | None,
     second: Photo | None,
+    like: View | None,
 ) -> list[dict[str, Any]]:
     """Answers to a task that is no length of one point; arguments as for `_measure`."""
     task = get_task(name)
@@ -179,7 +183,7 @@ def _question(
         raise InputError(f"task {name} is about {task.points} points at a time; {len(uv)} were given")
     groups = [tuple(range(k, k + task.points)) for k in range(0, len(uv), task.points)] if task.points else [()]
     requests = []
-    for group, view in zip(groups, backend.views(image, camera, uv, groups=groups), strict=True):
+    for group, view in zip(groups, backend.views(image, camera, uv, groups=groups, like=like), strict=True):
         context = backend.context(view, group[0] if group else 0, second=other)
         question = task.question(context, Subject(group, given))
         requests.append(backend.request(context, question, group, task))
