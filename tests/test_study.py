@@ -16,7 +16,7 @@ from depthlm.errors import InputError
 from depthlm.inference.words import read_words, sample_cells
 from depthlm.models.loading import load_model
 from depthlm.study.figures import study_figures
-from depthlm.study.plan import load_plan
+from depthlm.study.plan import digest, load_plan
 from depthlm.study.run import run_study
 from depthlm.synth.generate import synth_samples
 from depthlm.view import ViewConfig, make_view
@@ -123,6 +123,8 @@ def test_what_differs_by_hand() -> None:
     mixed = [[6] * 10, [5] * 10, [5, 6] * 5]
     lines = lines_of(plan, "f 160", first) + lines_of(plan, "none", better) + lines_of(plan, "f 80", mixed)
     found = study_figures(plan, [*lines, *lines_of(plan, "f 240", first[:2])])
+    renamed = [line | {"arm": f"first-{digest(line['arm'])}"} for line in lines]
+    assert study_figures(plan, renamed)["questions"] == study_figures(plan, lines)["questions"]
     rows = {row["arm"]: row for row in found["questions"]["b"]["rows"] if row["test"] == "rooms"}
     assert set(rows) == {"f 160", "none", "f 80"}
     assert rows["f 160"]["delta1"] == pytest.approx((50 + 60 + 55) / 300, abs=1e-4)
@@ -157,7 +159,10 @@ def test_the_base_itself_is_run_once() -> None:
 
 
 def test_only_what_is_missing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that was added later is run of every arm that has it, and nothing else is."""
+    """A test that was added later is run of every arm that has it, and nothing else is.
+
+    Nor is an arm that another question named first when it was run.
+    """
     plan = load_plan(NANO, "smoke")
     wanted = {(arm.key, seed, test) for arm in plan.arms for seed in plan.seeds(arm) for test in arm.tests}
     missing = {line for line in wanted if line[2] == "rooms-native" or line[1] == 1}
@@ -171,7 +176,8 @@ def test_only_what_is_missing_is_done(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("depthlm.study.run.run_job", run_job)
     monkeypatch.setattr("depthlm.study.run.open_source", lambda source, report: None)
     keys = ("arm", "seed", "test")
-    lines = [json.dumps(dict(zip(keys, line, strict=True))) + "\n" for line in sorted(wanted - missing)]
+    named_otherwise = [(f"first-{digest(arm)}", seed, test) for arm, seed, test in sorted(wanted - missing)]
+    lines = [json.dumps(dict(zip(keys, line, strict=True))) + "\n" for line in named_otherwise]
     (tmp_path / "runs.jsonl").write_text("".join(lines))
     run_study(plan, tmp_path)
     assert set(asked) == missing

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthlm.metrics import image_draws
-from depthlm.study.plan import test_key
+from depthlm.study.plan import digest, test_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,13 +35,13 @@ def study_figures(plan: Plan, lines: Sequence[dict[str, Any]]) -> dict[str, Any]
     """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
-        found.setdefault((line["arm"], line["test"]), []).append(line)
+        found.setdefault((digest(line["arm"]), line["test"]), []).append(line)
     missing: list[str] = []
     questions = {}
     for letter, (question, keys) in plan.questions.items():
         cells = {}
         for name, test in _cells(question):
-            runs = found.get((keys[name], test_key(question.tests[test])), [])
+            runs = found.get((digest(keys[name]), test_key(question.tests[test])), [])
             seeds = plan.study.seeds if question.arms[name] is not None else plan.study.seeds[:1]
             runs = sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
             if len(runs) < len(seeds):

@@ -207,9 +207,14 @@ def test_key(test: Test) -> str:
     return "-".join(parts)
 
 
+def digest(key: str) -> str:
+    """What tells an arm from others: what it changes, whichever question named it first when it was run."""
+    return key.rpartition("-")[2]
+
+
 def _key(name: str, changes: Changes | None) -> str:
-    digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:6]
-    return "".join(c if c.isalnum() else "-" for c in name) + "-" + digest
+    short = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:6]
+    return "".join(c if c.isalnum() else "-" for c in name) + "-" + short
 
 
 def _overrides(changes: Changes) -> list[str]:

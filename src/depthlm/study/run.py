@@ -20,7 +20,7 @@ import numpy as np
 
 from depthlm.data.part import Part
 from depthlm.errors import InputError
-from depthlm.study.plan import Arm, Plan
+from depthlm.study.plan import Arm, Plan, digest
 from depthlm.training.recipe import DataSource, Recipe
 from depthlm.training.run import run_recipe
 from depthlm.training.stage import open_source, stage_rows
@@ -71,13 +71,13 @@ def run_study(
             open_source(replace(source, in_memory=False), report)
             report(f"{path} is there after {time.time() - start:.0f} s")
     results = out / RUNS
-    done = {(line["arm"], line["seed"], line["test"]) for line in read_runs(results)}
+    done = {(digest(line["arm"]), line["seed"], line["test"]) for line in read_runs(results)}
     until = None if minutes is None else start + 60 * minutes
     # Seeds inside arms: what is cut off leaves whole arms.
     jobs = []
     for arm in plan.arms:
         for seed in plan.seeds(arm):
-            if tests := [test for test in arm.tests if (arm.key, seed, test) not in done]:
+            if tests := [test for test in arm.tests if (digest(arm.key), seed, test) not in done]:
                 jobs.append(Job(plan, arm, seed, tests, out, until))
     if streams == 1:
         train_base(plan, out, report)
