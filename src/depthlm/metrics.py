@@ -112,3 +112,8 @@ def _answered(prediction: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float
     p, g = _pair(prediction, truth)
     known = np.isfinite(p)
     return p[known], g[known]
+
+
+def plain(value: float) -> float | None:
+    """A Python number, or None for what JSON cannot hold."""
+    return float(value) if np.isfinite(value) else None

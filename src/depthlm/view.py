@@ -339,10 +339,13 @@ def _render(
             resized.fx, resized.fy, resized.width - 1 - resized.cx, resized.cy, resized.width, resized.height
         )
         image = ImageOps.mirror(image)
-    same = like is not None and like.transform == transform and like.image.size == (window.width, window.height)
+    if like is not None and like.transform == transform and like.image.size == (window.width, window.height):
+        shown = like.image
+    else:
+        shown = _resample(image, pixels, window)
     depths = None if z is None else np.asarray(z, dtype=np.float64).reshape(-1)[index]
     return View(
-        image=like.image if like is not None and same else _resample(image, pixels, window),
+        image=shown,
         camera=resized.crop(window.left, window.top, window.width, window.height),
         uv=transform.forward(uv[index]),
         z=depths,

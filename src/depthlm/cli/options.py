@@ -33,6 +33,8 @@ Read = Annotated[
     Literal["greedy", "median", "mean", "best"] | None,
     typer.Option(help="Which number of the model's belief is its answer; default: what depthlm.json says."),
 ]
+BaseUrl = Annotated[str | None, typer.Option(help="Address of the server; its key is in OPENAI_API_KEY.")]
+Concurrency = Annotated[int | None, typer.Option(help="Questions under way at a server; default 8.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Focal = Annotated[float | None, typer.Option(help="Focal length, pixels.")]
 Fov = Annotated[float | None, typer.Option(help="Horizontal field of view, degrees.")]

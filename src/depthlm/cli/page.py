@@ -11,7 +11,7 @@ import typer
 from depthlm.cli.app import app
 from depthlm.cli.backends import OPENAI, RivalOptions, ServerOptions, make_backend
 from depthlm.cli.helpers import load
-from depthlm.cli.options import Answers, Device, Dtype, Read, Reference, Revision
+from depthlm.cli.options import Answers, BaseUrl, Concurrency, Device, Dtype, Read, Reference, Revision
 from depthlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def app_(
         str | None, typer.Option(metavar="MODEL", help="A second model, asked about the same points, side by side.")
     ] = None,
     backend: Annotated[Literal["hf", "openai"], typer.Option(help="hf: weights here. openai: a server.")] = "hf",
-    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
+    base_url: BaseUrl = None,
     card: Annotated[
         str | None, typer.Option(help="Of a server's model: depthlm.json, or a folder with one, that says how to ask.")
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="Ask in these words, those of prompts.py; default: what depthlm.json says.")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Questions under way at a server.")] = None,
+    concurrency: Concurrency = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for one answer of a server.")] = None,
     retries: Annotated[int | None, typer.Option(help="Tries again of a question a server did not answer.")] = None,
     reference: Reference = None,

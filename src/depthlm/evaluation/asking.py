@@ -12,6 +12,7 @@ import numpy as np
 from depthlm.covisibility import find_partner
 from depthlm.inference.backend import convert, question_for
 from depthlm.inference.engine import Engine
+from depthlm.metrics import plain
 from depthlm.tasks import get_task
 from depthlm.tasks.answers import Number
 
@@ -141,7 +142,7 @@ def _record(
     truth = question.truth
     if point is not None and plan.answers is not None and plan.target is not None:
         numbers = [
-            _number(n)
+            plain(n)
             for n in convert(numbers, sample.camera, sample.uv[[point] * 3], source=plan.answers, target=plan.target)
         ]
         truth = record[plan.target]
@@ -185,7 +186,3 @@ def _labels(sample: Sample, point: int | None) -> dict[str, Any]:
         found[name] = None if point is None or labels is None else labels[point]
     angle = found["incidence"]
     return found | {"incidence": None if angle is None or np.isnan(angle) else float(angle)}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -16,7 +16,7 @@ from depthlm.evaluation.ordering import order_error, order_sums
 from depthlm.evaluation.resample import RESAMPLES, ImageSums, figures, holm, paired
 from depthlm.evaluation.runs import METRIC_TASKS, Run, to_points
 from depthlm.evaluation.scalars import FORMULAS, columns
-from depthlm.evaluation.words import unit_note
+from depthlm.evaluation.words import figure_cell, unit_note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +131,7 @@ def format_comparison(result: dict[str, Any]) -> str:
     lines += [f"note: {note}" for note in result["notes"]]
     lines.append(f"  {'':<{width}} " + " ".join(f"{name:>9}" for name in metrics))
     for run in result["runs"]:
-        cells = [_number(run["figures"][name]["value"]) for name in metrics]
+        cells = [figure_cell(run["figures"][name]["value"]) for name in metrics]
         lines.append(f"  {run['name']:<{width}} " + " ".join(f"{cell:>9}" for cell in cells))
     for pair in result["pairs"]:
         lines.append(f"{pair['second']} minus {pair['first']}")
@@ -252,7 +252,3 @@ def _given(runs: Sequence[Run]) -> list[str]:
     if len(set(told)) == 1:
         return []
     return [f"{name} was given {what}" for name, what in zip(run_names(runs), told, strict=True)]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

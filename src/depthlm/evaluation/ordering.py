@@ -145,8 +145,8 @@ def _distinct(
     """Not a ratio of sums: it takes the histogram of each draw, a sparse product [draws, images] x [images, values]."""
     from scipy.sparse import csr_array
 
-    from depthlm.evaluation.resample import interval, plain
-    from depthlm.metrics import image_draws
+    from depthlm.evaluation.resample import interval
+    from depthlm.metrics import image_draws, plain
 
     if not len(value):
         return {"value": None, "ci": [None, None]}

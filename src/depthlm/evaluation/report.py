@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from depthlm.evaluation.domains import ALL
-from depthlm.evaluation.words import unit_note
+from depthlm.evaluation.words import figure_cell, unit_note
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -19,13 +19,16 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"  given      {summary.get('given') or 'not recorded'}",
         f"  scored     {_scored(summary)}",
         *([f"  read       {summary['read']} of the model's belief"] if summary["read"] != "none" else []),
-        f"  {summary['metric']:<9}  {_figure(summary['score'])}  ({interval})",
-        f"  constant   {_figure(summary['floor_score'])}  (the best single answer, {_short(floor)} {unit}".rstrip()
+        f"  {summary['metric']:<9}  {figure_cell(summary['score'])}  ({interval})",
+        f"  constant   {figure_cell(summary['floor_score'])}  (the best single answer, {_short(floor)} {unit}".rstrip()
         + ")",
     ]
     if summary["absrel"] is not None:
-        lines += [f"  absrel     {_figure(summary['absrel'])}", f"  rmse       {_figure(summary['rmse'])} {unit}"]
-    lines += [f"  {name:<10} {_figure(value)}" for name, value in summary["figures"].items()]
+        lines += [
+            f"  absrel     {figure_cell(summary['absrel'])}",
+            f"  rmse       {figure_cell(summary['rmse'])} {unit}",
+        ]
+    lines += [f"  {name:<10} {figure_cell(value)}" for name, value in summary["figures"].items()]
     lines.append(f"  unparsed   {summary['n_unparsed']} (counted as wrong)")
     if summary["n_failed"]:
         lines.append(f"  failed     {summary['n_failed']} of those, on {len(summary['failed'])} pictures:")
@@ -58,8 +61,8 @@ def format_tasks(runs: list[dict[str, Any]]) -> str:
         low, high = run["score_ci"]
         interval = "-" if low is None else f"{low:.3f} - {high:.3f}"
         lines.append(
-            f"  {run['task']:<12} {run['n']:>6} {run['metric']:<9} {_figure(run['score']):>6} {interval:>15} "
-            f"{_figure(run['floor_score']):>9} {run['n_unparsed']:>9}"
+            f"  {run['task']:<12} {run['n']:>6} {run['metric']:<9} {figure_cell(run['score']):>6} {interval:>15} "
+            f"{figure_cell(run['floor_score']):>9} {run['n_unparsed']:>9}"
         )
     return "\n".join(lines)
 
@@ -76,8 +79,8 @@ def format_suite(result: dict[str, Any]) -> str:
         low, high = run["delta1_ci"]
         interval = "-" if low is None else f"{low:.3f} - {high:.3f}"
         lines.append(
-            f"  {run['dataset']:<14} {run['n']:>7} {_figure(run['delta1']):>7} {interval:>15} "
-            f"{_figure(run['floor_delta1']):>9} {_figure(run['absrel']):>7} {run['scored']:>9}"
+            f"  {run['dataset']:<14} {run['n']:>7} {figure_cell(run['delta1']):>7} {interval:>15} "
+            f"{figure_cell(run['floor_delta1']):>9} {figure_cell(run['absrel']):>7} {run['scored']:>9}"
         )
         if note := run.get("legacy_note"):
             lines.append(f"    {note}")
@@ -102,7 +105,3 @@ def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"({', '.join(map(_short, value))})"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthlm.metrics import image_draws
+from depthlm.metrics import image_draws, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -176,8 +176,3 @@ def holm(p: ArrayLike) -> list[float]:
     steps = values[order] * (len(values) - np.arange(len(values)))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(v) for v in adjusted]
-
-
-def plain(value: float) -> float | None:
-    """A Python number, or None for what JSON cannot hold."""
-    return float(value) if np.isfinite(value) else None

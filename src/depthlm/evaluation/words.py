@@ -25,6 +25,11 @@ def value(figure: dict[str, Any] | None, decimals: int = 3) -> str:
     return DASH if figure is None or figure["value"] is None else f"{figure['value']:.{decimals}f}"
 
 
+def figure_cell(value: float | None) -> str:
+    """A number in a table of the terminal."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def ends(ci: Sequence[float | None]) -> str:
     """An interval alone."""
     low, high = ci

@@ -14,6 +14,7 @@ from PIL import Image
 from depthlm.camera_io import ResolvedCamera, resolve_camera
 from depthlm.errors import InputError
 from depthlm.inference.images import read_picture
+from depthlm.metrics import plain
 from depthlm.pictures import draw_lengths
 from depthlm.pointcloud import write_whole
 from depthlm.sample import decode_image, open_encoded
@@ -146,11 +147,11 @@ def _measure(
         {
             "u": float(asked[i, 0]),
             "v": float(asked[i, 1]),
-            "value": _number(m.distance[i] / factor[i]),
-            "low": _number(m.low[i] / factor[i]),
-            "high": _number(m.high[i] / factor[i]),
-            "distance": _number(m.distance[i]),
-            "z": _number(m.z[i]),
+            "value": plain(m.distance[i] / factor[i]),
+            "low": plain(m.low[i] / factor[i]),
+            "high": plain(m.high[i] / factor[i]),
+            "distance": plain(m.distance[i]),
+            "z": plain(m.z[i]),
             "xyz": [float(x) for x in m.xyz[i]] if np.isfinite(m.xyz[i]).all() else None,
             "text": m.text[i],
         }
@@ -273,7 +274,3 @@ def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_short, value))})"
     return value if isinstance(value, str) else f"{value:.2f}"
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -1,8 +1,8 @@
 """Patch embedding as one matrix product.
 
 Qwen's vision towers get pictures cut into patches already, and embed each by a Conv3d whose kernel is the whole patch:
-a dot product. PyTorch takes it for a convolution all the same, on CPU ten times slower forward and backward; for nano
-that is a sixth of the tower's time.
+a dot product. PyTorch takes it for a convolution all the same, on CPU five to seven times slower; for nano that is an
+eighth of the tower's time (benchmarks/patches.py).
 """
 
 from __future__ import annotations
