@@ -168,7 +168,8 @@ def test_a_map_with_progress_the_cloud_and_every_file(page: Page) -> None:
     expect(page.locator("#cancel")).to_be_hidden()
     expect(page.locator(".key")).to_contain_text(" m")
     assert shot(depth).std() > 10
-    page.get_by_role("tab", name="Confidence").click()
+    tab = page.get_by_role("tab", name="Confidence")
+    tab.click()
     expect(page.locator("#confidence-0 img")).to_be_visible()
     page.get_by_role("tab", name="3D").click()
     canvas = page.locator("#cloud-0 canvas")
@@ -180,7 +181,7 @@ def test_a_map_with_progress_the_cloud_and_every_file(page: Page) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 330, box["y"] + 220, steps=8)
     page.mouse.up()
-    waited(page, canvas, lambda now: (np.abs(now - first).max(-1) > 20).mean() > 0.05)  # it turns
+    turned = waited(page, canvas, lambda now: (np.abs(now - first).max(-1) > 20).mean() > 0.05)  # by the drag
     files = {kind: download(page, f"#file-{kind}-0") for kind in ("png", "npy", "ply", "glb", "json")}
     assert [name for name, _ in files.values()] == [f"room-1-depth.{kind}" for kind in files]
     z = np.load(io.BytesIO(files["npy"][1]))
@@ -191,6 +192,10 @@ def test_a_map_with_progress_the_cloud_and_every_file(page: Page) -> None:
     assert len(next(iter(points.values())).vertices) > 10_000
     assert files["ply"][1].startswith(b"ply")
     assert json.loads(files["json"][1])["asked"] == 100
+    page.locator("#draw").click()
+    expect(tab).to_be_hidden()  # the map before is put away
+    expect(tab).to_be_visible()
+    waited(page, canvas, lambda now: coloured(now) > 0.2 and (np.abs(now - turned).max(-1) > 20).mean() > 0.05)
 
 
 def waited(page: Page, canvas: Locator, right: Callable[[np.ndarray], bool]) -> np.ndarray:

@@ -207,6 +207,14 @@ def test_the_same_photograph_of_two_visitors(running: Running, visitor: Visitor)
     other.close()
 
 
+def test_the_end_of_a_map_takes_no_cloud_away(visitor: Visitor) -> None:
+    """gradio repeats a generator's last output when it ends: by then the visitor may look at the cloud."""
+    ended = visitor.call("map", [50])
+    assert ended["depth-0"]["path"]
+    assert ended["cloud-0"] == {"__type__": "update"}
+    assert visitor.call("clouds")["cloud-0"]["value"]["path"].endswith(".glb")
+
+
 def test_uploads_are_bounded_by_what_is_said_and_by_what_comes(running: Running, visitor: Visitor) -> None:
     before = running.written()
     for size, status in ((2_200_000, 413), (4_000_000, 413)):  # above one file's bound, above that of a request

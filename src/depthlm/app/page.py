@@ -269,13 +269,14 @@ class Page:
         return [*self._show(session, said), *(kept if said else self._no_map()), None]
 
     def _map(self, budget: float | None, request: gr.Request) -> Iterator[list[Any]]:
-        """Progress as it comes, then the maps."""
+        """Progress as it comes, in place of the maps before; then the maps."""
         session = self._session(request)
-        same = [gr.skip()] * len(self.maps)
+        parts = self._no_map()[: len(self.maps)]
         try:
             for done, total in mapping.map_steps(self.desk, session, budget):
                 buttons = [gr.update(interactive=False), gr.update(visible=True)]
-                yield [*same, words.progress(done, total), *buttons, ""]
+                yield [*parts, words.progress(done, total), *buttons, ""]
+                parts = [gr.skip()] * len(self.maps)
             yield [*self._map_parts(session), "", gr.update(interactive=True), gr.update(visible=False), ""]
         except mapping.StoppedMapError:
             yield [*self._no_map(), words.message("Stopped. Nothing was kept of this map.", "note")]
@@ -319,7 +320,7 @@ class Page:
                 mapping.depth_view(found, near, far),
                 words.map_caption(session, number, near, far),
                 mapping.confidence_view(found),
-                None,
+                gr.skip(),  # gradio sends a last output twice: a cloud shown between would be taken away
                 *(gr.update(value=str(path)) for path in files),
             ]
         return parts
