@@ -1,4 +1,4 @@
-"""Pictures by OpenCV's decoder equal PIL's, and go to PIL where they might not."""
+"""Pictures by imagecodecs equal PIL's, and go to PIL where they might not."""
 
 import io
 import zlib
@@ -117,7 +117,7 @@ def test_damage_is_seen_as_pil_sees_it(kind):
         try:
             expected = by_pil(bytes(data))
         except Exception:
-            # Of a JPEG whose header is odd, one in 600 of such damages, OpenCV's libjpeg reads what PIL's gives up on.
+            # Of a JPEG whose header is odd, one in 1,500 of such damages, libjpeg reads what PIL gives up on before.
             assert found is None or kind == "JPEG"
         else:
             assert found is not None

@@ -157,17 +157,24 @@ def decode_image(data: bytes, where: str, size: tuple[int, int] | None = None) -
 
 
 def _decode_fast(data: bytes, image: Image.Image) -> Image.Image | None:
-    """What PIL would decode, by OpenCV, which is faster; None where only PIL will do.
+    """What PIL would decode, by imagecodecs, which is faster; None where only PIL will do.
 
-    That is: anything but an upright 8-bit RGB picture in a whole JPEG or PNG file. image: `data` as PIL opened it. Of a
-    JPEG with damage inside, which both decode, libjpeg writes a line to stderr.
+    That is: anything but an upright 8-bit RGB picture in a whole JPEG or PNG file. image: `data` as PIL opened it.
     """
-    if image.mode != "RGB" or not (_is_whole_jpeg(data, image) or _is_plain_png(data, image)):
-        return None
-    import cv2
+    import imagecodecs
 
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None or pixels.shape != (image.height, image.width, 3):  # PIL says why
+    if image.mode != "RGB":
+        return None
+    try:
+        if _is_whole_jpeg(data, image):
+            pixels = imagecodecs.jpeg8_decode(data)
+        elif _is_plain_png(data, image):
+            pixels = imagecodecs.png_decode(data)
+        else:
+            return None
+    except RuntimeError:  # each codec's own: PIL says what is wrong
+        return None
+    if pixels.shape != (image.height, image.width, 3):
         return None
     decoded = Image.fromarray(pixels)
     decoded.info = image.info  # EXIF, from which the page finds the camera
@@ -175,7 +182,7 @@ def _decode_fast(data: bytes, image: Image.Image) -> Image.Image | None:
 
 
 def _is_whole_jpeg(data: bytes, image: Image.Image) -> bool:
-    """Whether it ends with its end marker: of a cut file OpenCV makes up the rest."""
+    """Whether it ends with its end marker: of a cut file libjpeg makes up the rest."""
     return image.format == "JPEG" and data.endswith(b"\xff\xd9") and read_exif(image).get(_ORIENTATION, 1) == 1
 
 
