@@ -99,12 +99,15 @@ class Load:
         self.errors: list[str] = []
         self.memory = (0.0, 0.0)
         self._counts, self._over = threading.Event(), threading.Event()
+        self._begun = threading.Semaphore(0)
 
     def run(self, warm_up: float, seconds: float) -> None:
-        """Warm up, then count."""
+        """Warm up from the moment at which every visitor has had a first answer, then count."""
         threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(self.clients)]
         for thread in threads:
             thread.start()
+        for _ in threads:
+            self._begun.acquire()
         time.sleep(max(0.0, warm_up - TELLING))
         before = self._resident()
         self._counts.set()
@@ -136,6 +139,8 @@ class Load:
                 visitor.http.get(answer["picture-0"]["url"]).raise_for_status()
                 if answer["message"] or 'class="big' not in answer["results"]:
                     raise RefusedError(0, answer["message"] or "no figure")
+                if count == 0:
+                    self._begun.release()
                 if self._over.is_set():
                     break
                 if self._counts.is_set():
@@ -144,6 +149,7 @@ class Load:
             visitor.close()
         except Exception as error:
             self.errors.append(repr(error)[:300])
+            self._begun.release()
 
 
 def all_at_once(url: str, clicks: int) -> dict[str, Any]:
