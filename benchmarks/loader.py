@@ -8,8 +8,9 @@ processor; processor time of one thread. The plain order: decode, undistort (whi
 and fy differ, distortion or not), resize the whole image, crop, mark, PIL image processor. Ours: the functions that
 training calls, for the same crops and markers. Both take turns sample by sample and the fastest of the rounds counts
 for each. Labelled points: whole training rows (`TrainingRows`: also questions, answers and tokens, the VLM3 prompt)
-with K questions an image. Headline: samples per second of ours over those of the plain order, on the jsonl. Without
-the photographs (--quick, or no folder) noise takes their place.
+with K questions an image. Rows to decode: the mean share of a picture down to the last row that its crop looks at, which
+is what a decoder that stopped there would still read. Headline: samples per second of ours over those of the plain
+order, on the jsonl. Without the photographs (--quick, or no folder) noise takes their place.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "labelled_points_per_s": points,
         "stage_ms": {name: found.stages() for name, found in measured.items()},
         "pixels_that_differ_%": {name: 100 * found.differing for name, found in measured.items()},
+        "rows_to_decode_%": {name: 100 * found.deepest for name, found in measured.items()},
     }  # fmt: skip
 
 
@@ -132,6 +134,7 @@ class Orders:
     apart: int = 0  # grey levels, the largest difference
     levels: float = 0.0  # the same of the model's own numbers, in grey levels
     differing: float = 0.0  # share of pixels
+    deepest: float = 0.0  # share of a picture's rows down to the last that its crop looks at
 
     def rates(self) -> dict[str, float]:
         """Samples per second of each order."""
@@ -165,7 +168,7 @@ def both_orders(samples: Samples, loaded: LoadedModel, rounds: int) -> Orders:
     order = np.random.default_rng(0).permutation(len(samples))[:100].tolist()
     best: dict[str, list[dict[str, float]]] = {"plain": [{}] * len(order), "ours": [{}] * len(order)}
     found = Orders({})
-    shares = []
+    shares, depths = [], []
     for turn in range(rounds):
         for place, row in enumerate(order):
             ours, view, values, point = our_order(samples, row, loaded, np.random.default_rng(row))
@@ -178,11 +181,12 @@ def both_orders(samples: Samples, loaded: LoadedModel, rounds: int) -> Orders:
                 apart = np.abs(np.asarray(view.image).astype(int) - np.asarray(cropped))
                 found.apart = max(found.apart, int(apart.max()))
                 shares.append(float((apart > 0).any(axis=2).mean()))
+                depths.append((view.transform.top + view.image.height) / view.transform.resized[1])
                 step = loaded.processor.image_processor
                 one = max(step.rescale_factor / std for std in step.image_std)
                 found.levels = max(found.levels, float(np.abs(values - expected).max()) / one)
             del values, expected  # as a training loop does: the next picture takes their memory
-    found.differing = float(np.mean(shares))
+    found.differing, found.deepest = float(np.mean(shares)), float(np.mean(depths))
     for name, kept in best.items():
         stages: dict[str, list[float]] = defaultdict(list)
         for seconds in kept:
