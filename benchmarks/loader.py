@@ -8,9 +8,9 @@ processor; processor time of one thread. The plain order: decode, undistort (whi
 and fy differ, distortion or not), resize the whole image, crop, mark, PIL image processor. Ours: the functions that
 training calls, for the same crops and markers. Both take turns sample by sample and the fastest of the rounds counts
 for each. Labelled points: whole training rows (`TrainingRows`: also questions, answers and tokens, the VLM3 prompt)
-with K questions an image. Rows to decode: the mean share of a picture down to the last row that its crop looks at, which
-is what a decoder that stopped there would still read. Headline: samples per second of ours over those of the plain
-order, on the jsonl. Without the photographs (--quick, or no folder) noise takes their place.
+with K questions an image. Rows to decode: the mean share of a picture down to the last row that its crop looks at,
+which is what a decoder that stopped there would still read. Headline: samples per second of ours over those of the
+plain order, on the jsonl. Without the photographs (--quick, or no folder) noise takes their place.
 """
 
 from __future__ import annotations

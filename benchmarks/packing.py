@@ -6,8 +6,9 @@ The model is pinned: benchmarks/models/qwen3vl_50m.json, the Qwen3-VL architectu
 (a 640x480 view). A step is collate, forward and backward; the optimizer's share does not depend on the packing and is
 left out. Three ways: shared (the prefix is read once, each question sees it and itself), turns (one conversation) and
 unpacked (K rows, the image in each). Ways take turns within each repeat and their fastest step counts. Two prompts: the
-embedded model's short one, and the released VLM3 prompt with its long answer. Headline: questions per second of shared
-rows over those of unpacked ones at K = 10, short prompt.
+embedded model's short one, and the released VLM3 prompt with its long answer. Operations: those of the matrix products
+of a step (attention, on a CPU a kernel of its own, is not counted), unpacked over shared: what packing saves where time
+goes with them. Headline: questions per second of shared rows over those of unpacked ones at K = 10, short prompt.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import common
 import torch
 from random_models import PINNED, build, noise, parameters, questions
+from torch.utils.flop_counter import FlopCounterMode
 
 from depthlm.errors import InputError
 from depthlm.training.loss import answer_loss
@@ -57,16 +59,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     width, height = QUICK_SIZE if arguments.quick else SIZE
     image = noise(width, height)
     rates: dict[str, dict[str, dict[str, float]]] = {}
+    saved: dict[str, dict[str, float]] = {}
     tokens: dict[str, int] = {}
     equal: dict[str, bool] = {}
     for name, prompt in PROMPTS.items():
         asked = questions(prompt, max(counts), width, height)
         row = encode_row(processor, [image], asked[:1])
         tokens[name] = len(row.questions[0][0])
-        rates[name] = {}
+        rates[name], saved[name] = {}, {}
         for count in counts:
             common.progress(f"{name} prompt, {count} questions")
             rates[name][str(count)] = time_ways(processor, model, image, asked[:count], arguments.repeats)
+            shared, unpacked = (
+                operations(processor, model, image, asked[:count], way) for way in ("shared", "unpacked")
+            )
+            saved[name][str(count)] = unpacked / shared
         loss, gradient = differences(processor, model, image, asked[: min(HEADLINE, max(counts))])
         equal |= {f"{name}_loss_equal": loss <= 1e-5, f"{name}_gradients_equal": gradient <= 1e-4}
     total, tower = parameters(model)
@@ -85,6 +92,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "threads": torch.get_num_threads(), "quick": arguments.quick, "repeats": arguments.repeats,
         },
         "shared_over_unpacked": speedup,
+        "operations_unpacked_over_shared": saved,
         "questions_per_s": rates,
     }  # fmt: skip
 
@@ -101,6 +109,13 @@ def step(processor: ThinProcessor, model: Any, image: Image.Image, asked: Sequen
     loss, _ = answer_loss(model, batch_of(processor, image, asked, way))
     loss.backward()
     return loss.item()
+
+
+def operations(processor: ThinProcessor, model: Any, image: Image.Image, asked: Sequence[Question], way: str) -> int:
+    """Multiplications and additions of a step's matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        step(processor, model, image, asked, way)
+    return counter.get_total_flops()
 
 
 def time_ways(

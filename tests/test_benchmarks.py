@@ -227,6 +227,9 @@ def test_packing(script, capsys):
     assert result["headline"]["shared_over_unpacked_short"] > 0
     assert all(result["checks"].values())
     assert set(result["questions_per_s"]["vlm3"]["2"]) == {"shared", "turns", "unpacked"}
+    saved = result["operations_unpacked_over_shared"]
+    assert saved["short"]["1"] == saved["vlm3"]["1"] == 1
+    assert 1 < saved["vlm3"]["2"] < saved["short"]["2"] < 2
     assert script("packing").main(["--quick", "--counts", "two"]) == 2
 
 
