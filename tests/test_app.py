@@ -21,7 +21,9 @@ from depthlm.app.session import MOST_POINTS, Session, Store
 from depthlm.errors import InputError
 from depthlm.inference.bounds import ConstantBackend
 from depthlm.inference.engine import Engine
+from depthlm.inference.predict import Photo
 from depthlm.inference.prefix import PrefixReader
+from depthlm.lens import LensCamera
 from depthlm.models.loading import load_model
 from test_hostile import bomb, encoded
 from test_package import ROOT
@@ -98,6 +100,28 @@ def test_further_clicks_read_no_picture_again(rooms, tmp_path: Path, monkeypatch
     desk.click(other, *clicks[0])
     desk.click(session, 50, 60)
     assert len(readings) == 4, "only the last picture is kept"
+
+
+def test_a_bent_picture_is_straightened_once(desk: Desk, session: Session, tmp_path: Path, monkeypatch) -> None:
+    bent = session.picture.room.camera.to_dict() | {"model": "opencv", "distortion": [-0.2, 0.05, 0, 0]}
+    (tmp_path / "camera.json").write_text(json.dumps(bent))
+    straightened = []
+    undistort = LensCamera.undistort
+    monkeypatch.setattr(
+        LensCamera, "undistort", lambda self, image: (straightened.append(1), undistort(self, image))[1]
+    )
+    desk.set_camera(session, FILE, file=tmp_path / "camera.json")
+    clicks = [(10, 20), (200, 150), (128, 96)]
+    for uv in clicks:
+        desk.click(session, *uv)
+    assert len(straightened) == 1
+    fresh = Photo(Path("room"), session.picture.image, session.camera.resolved, np.array(clicks, dtype=float))
+    again = session.photo(clicks)
+    for one, other in zip(again.straight, fresh.straight, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert again.straight[2].tolist() != again.uv.tolist()
+    desk.set_camera(session, FOV, fov=60)
+    assert session.photo([]).straight[0] is session.picture.image
 
 
 def test_undo_and_clear_take_points_with_their_lengths(desk: Desk, session: Session) -> None:

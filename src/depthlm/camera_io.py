@@ -75,14 +75,19 @@ class ResolvedCamera:
 
     def straighten(self, image: Image.Image, uv: ArrayLike) -> tuple[Image.Image, Camera, NDArray[np.float64]]:
         """Original image and [N, 2] points -> pinhole image, its camera, and the points in it."""
+        points = self.straighten_points(uv)
+        return (image, self.camera, points) if self.lens is None else (*self.lens.undistort(image), points)
+
+    def straighten_points(self, uv: ArrayLike) -> NDArray[np.float64]:
+        """[N, 2] original points -> where the pinhole image has them. Raises InputError for one outside."""
         uv = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
         if self.lens is None:
-            return image, self.camera, uv
+            return uv
         outside = ~self.camera.contains(uv)
         if outside.any():
             u, v = uv[int(np.flatnonzero(outside)[0])]
             raise InputError(f"point ({u:g}, {v:g}) lies outside the {self.camera.width}x{self.camera.height} image")
-        return *self.lens.undistort(image), self.lens.to_undistorted(uv)
+        return self.lens.to_undistorted(uv)
 
 
 def resolve_camera(

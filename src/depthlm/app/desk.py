@@ -104,7 +104,7 @@ class Desk:
     def _put(self, session: Session, picture: Picture) -> None:
         with session.busy:
             session.forget(len(self.models))
-            session.picture, session.camera, session.views = picture, None, {}
+            session.picture, session.camera = picture, None
         try:
             self.set_camera(session, AUTO)
         except InputError as error:
@@ -130,7 +130,7 @@ class Desk:
         with session.busy:
             clicked = session.uv
             session.forget(len(self.models))
-            session.camera, session.views = used, {}
+            session.camera = used
         for uv in clicked:
             self.click(session, *uv)
 

@@ -74,20 +74,29 @@ class Session:
     views: dict[int, View] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     busy: threading.Lock = field(default_factory=threading.Lock)  # one change at a time
+    _photo: Photo | None = None  # of the picture by the camera, straightened
 
     def photo(self, uv: list[tuple[float, float]]) -> Photo:
         """The picture with its camera and some points, as questions are asked about it. Both must be there."""
         assert self.picture is not None
         assert self.camera is not None
-        points: NDArray[np.float64] = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
-        return Photo(Path(self.picture.name), self.picture.image, self.camera.resolved, points)
+        if self._photo is None:
+            nowhere = np.empty((0, 2))
+            self._photo = Photo(Path(self.picture.name), self.picture.image, self.camera.resolved, nowhere)
+        return self._photo.at(uv)
+
+    @property
+    def straightened(self) -> Image.Image | None:
+        """The picture without its lens's distortion, once it was asked about."""
+        return None if self._photo is None else self._photo.straight[0]
 
     def forget(self, models: int) -> None:
-        """Take away what was measured; the picture and its camera stay."""
+        """Take away what was measured and what it was measured in; the picture and its camera stay."""
         self.stop.set()
         self.stop = threading.Event()
         self.uv = []
         self.points, self.lengths = [[] for _ in range(models)], [[] for _ in range(models)]
+        self._photo, self.views = None, {}
         self.forget_maps()
 
     def forget_maps(self) -> None:
@@ -139,4 +148,5 @@ def _bytes(session: Session) -> int:
     if session.picture is None:
         return 0
     maps = sum(found.dense.z.nbytes + found.dense.confidence.nbytes for found in session.maps)
-    return 3 * session.picture.image.width * session.picture.image.height + maps
+    pictures = {id(image): image for image in (session.picture.image, session.straightened)}
+    return maps + sum(3 * image.width * image.height for image in pictures.values() if image is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from depthlm.tasks.answers import Pixel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from depthlm.camera import Camera
     from depthlm.inference.backend import Backend, Quantity
@@ -47,6 +48,14 @@ class Photo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "straight", self.resolved.straighten(self.image, self.uv))
+
+    def at(self, uv: ArrayLike) -> Photo:
+        """The same picture, asked about at other points ([N, 2] original pixels); it is not straightened again."""
+        points = np.asarray(uv, dtype=np.float64).reshape(-1, 2)
+        photo = copy.copy(self)
+        object.__setattr__(photo, "uv", points)
+        object.__setattr__(photo, "straight", (*self.straight[:2], self.resolved.straighten_points(points)))
+        return photo
 
 
 def read_photo(
