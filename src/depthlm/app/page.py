@@ -113,7 +113,11 @@ class Page:
         self.progress = gr.HTML(words.MAP_HINT, elem_id="progress", padding=False)
 
     def _build_map(self, number: int) -> list[Any]:
-        """[column, depth, caption, confidence, 3D, file buttons ...] of one model."""
+        """[3D, column, depth, caption, confidence, file buttons ...] of one model.
+
+        The cloud stands first, so that it is taken away while the column is still shown: what gradio is told about a
+        part that is not, it says later, and may then say it over what has come since.
+        """
         name = self.desk.models[number].name
         with gr.Column(visible=False, min_width=280) as column:
             if len(self.desk.models) > 1:
@@ -135,7 +139,8 @@ class Page:
                         "as at the edges of things.</p>",
                         padding=False,
                     )
-                with gr.Tab("3D") as tab:
+                # On the page before it is looked at: a model that comes while gradio puts it there may be lost.
+                with gr.Tab("3D", render_children=True) as tab:
                     cloud = gr.Model3D(
                         show_label=False, height=460, clear_color=(0.965, 0.969, 0.976, 1.0), elem_id=f"cloud-{number}",
                         interactive=False, buttons=[], camera_position=(*_FROM, None),
@@ -147,7 +152,7 @@ class Page:
                 ]
         # Only once it is looked at: gradio's viewer takes no model before it stands on the page.
         self.cloud_tabs.append((tab, cloud))
-        return [column, depth, caption, sure, cloud, *files]
+        return [cloud, column, depth, caption, sure, *files]
 
     def _build_points(self) -> None:
         self.results = gr.HTML(elem_id="results", padding=False)
@@ -316,11 +321,11 @@ class Page:
             found = session.maps[number]
             files = mapping.write_files(session, number, model.name)
             parts += [
+                gr.skip(),  # gradio sends a last output twice: a cloud shown between would be taken away
                 gr.update(visible=True),
                 mapping.depth_view(found, near, far),
                 words.map_caption(session, number, near, far),
                 mapping.confidence_view(found),
-                gr.skip(),  # gradio sends a last output twice: a cloud shown between would be taken away
                 *(gr.update(value=str(path)) for path in files),
             ]
         return parts
@@ -329,7 +334,7 @@ class Page:
         """Values of `drawing` where there is none."""
         parts: list[Any] = []
         for _ in self.map_views:
-            parts += [gr.update(visible=False), None, "", None, None, *[gr.update(value=None)] * len(_FILES)]
+            parts += [None, gr.update(visible=False), None, "", None, *[gr.update(value=None)] * len(_FILES)]
         return [*parts, words.MAP_HINT, gr.update(interactive=True), gr.update(visible=False)]
 
 
