@@ -207,12 +207,17 @@ def test_the_same_photograph_of_two_visitors(running: Running, visitor: Visitor)
     other.close()
 
 
-def test_the_end_of_a_map_takes_no_cloud_away(visitor: Visitor) -> None:
-    """gradio repeats a generator's last output when it ends: by then the visitor may look at the cloud."""
+def test_only_a_cloud_that_was_sent_is_taken_away(visitor: Visitor) -> None:
+    """gradio repeats a generator's last output when it ends, and keeps what it tells a part that is not shown yet: an
+    empty cloud, sent for nothing, may come to the browser after the one that the visitor asked for."""
+    nothing, other = {"__type__": "update"}, {"index": 1, "value": None}
+    assert visitor.call("room", event=other)["cloud-0"] == nothing
     ended = visitor.call("map", [50])
     assert ended["depth-0"]["path"]
-    assert ended["cloud-0"] == {"__type__": "update"}
+    assert ended["cloud-0"] == nothing
     assert visitor.call("clouds")["cloud-0"]["value"]["path"].endswith(".glb")
+    assert visitor.call("room", event=other)["cloud-0"] is None
+    assert visitor.call("room", event=other)["cloud-0"] == nothing
 
 
 def test_uploads_are_bounded_by_what_is_said_and_by_what_comes(running: Running, visitor: Visitor) -> None:

@@ -115,8 +115,8 @@ class Page:
     def _build_map(self, number: int) -> list[Any]:
         """[3D, column, depth, caption, confidence, file buttons ...] of one model.
 
-        The cloud stands first, so that it is taken away while the column is still shown: what gradio is told about a
-        part that is not, it says later, and may then say it over what has come since.
+        The cloud stands first, so that it is taken away while the column is still shown: what a part that is not shown
+        yet is told, gradio keeps until some time after it is, and may then put it over what has come since.
         """
         name = self.desk.models[number].name
         with gr.Column(visible=False, min_width=280) as column:
@@ -234,7 +234,7 @@ class Page:
         if session.picture is before:  # nothing was opened: what was there stays
             return [*shown, *[gr.skip()] * len(self.drawing), None, gr.skip(), gr.skip()]
         known = session.camera is not None
-        return [*shown, *self._no_map(), None, AUTO if known else FOV, gr.Accordion(open=not known)]
+        return [*shown, *self._no_map(session), None, AUTO if known else FOV, gr.Accordion(open=not known)]
 
     def _click(self, request: gr.Request, event: gr.SelectData) -> list[Any]:
         session = self._session(request)
@@ -271,12 +271,12 @@ class Page:
         if path is not None:
             self.desk.uploads.take(path)
         kept = [gr.skip()] * len(self.drawing)
-        return [*self._show(session, said), *(kept if said else self._no_map()), None]
+        return [*self._show(session, said), *(kept if said else self._no_map(session)), None]
 
     def _map(self, budget: float | None, request: gr.Request) -> Iterator[list[Any]]:
         """Progress as it comes, in place of the maps before; then the maps."""
         session = self._session(request)
-        parts = self._no_map()[: len(self.maps)]
+        parts = self._no_map(session)[: len(self.maps)]
         try:
             for done, total in mapping.map_steps(self.desk, session, budget):
                 buttons = [gr.update(interactive=False), gr.update(visible=True)]
@@ -284,9 +284,9 @@ class Page:
                 parts = [gr.skip()] * len(self.maps)
             yield [*self._map_parts(session), "", gr.update(interactive=True), gr.update(visible=False), ""]
         except mapping.StoppedMapError:
-            yield [*self._no_map(), words.message("Stopped. Nothing was kept of this map.", "note")]
+            yield [*self._no_map(session), words.message("Stopped. Nothing was kept of this map.", "note")]
         except Exception as error:
-            yield [*self._no_map(), words.message(explain(error))]
+            yield [*self._no_map(session), words.message(explain(error))]
 
     def _clouds(self, request: gr.Request) -> Any:
         session = self._session(request)
@@ -294,6 +294,7 @@ class Page:
         for number in range(len(session.maps)):
             path, away = mapping.write_shown_cloud(session, number)
             clouds[number] = gr.update(value=str(path), camera_position=(*_FROM, away))
+            session.cloud_sent = True
         return clouds if len(clouds) > 1 else clouds[0]  # a list of one would be one value to gradio
 
     def _stop(self, request: gr.Request) -> None:
@@ -330,11 +331,13 @@ class Page:
             ]
         return parts
 
-    def _no_map(self) -> list[Any]:
+    def _no_map(self, session: Session) -> list[Any]:
         """Values of `drawing` where there is none."""
+        cloud = None if session.cloud_sent else gr.skip()
+        session.cloud_sent = False
         parts: list[Any] = []
         for _ in self.map_views:
-            parts += [None, gr.update(visible=False), None, "", None, *[gr.update(value=None)] * len(_FILES)]
+            parts += [cloud, gr.update(visible=False), None, "", None, *[gr.update(value=None)] * len(_FILES)]
         return [*parts, words.MAP_HINT, gr.update(interactive=True), gr.update(visible=False)]
 
 

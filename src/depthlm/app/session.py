@@ -60,8 +60,9 @@ class Picture:
 class Session:
     """One visitor. uv: clicked pixels. points, lengths: for each model what it said about them (see desk.py).
 
-    maps: for each model the depth map, or empty. stop: set to end the map that is being drawn. views: by the model's
-    number, what it sees of the picture: while one is held here, an engine need not read the picture for each click.
+    maps: for each model the depth map, or empty. cloud_sent: whether the page has a cloud to take away. stop: set to
+    end the map that is being drawn. views: by the model's number, what it sees of the picture: while one is held here,
+    an engine need not read the picture for each click.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Session:
     points: list[list[dict[str, Any]]] = field(default_factory=list)
     lengths: list[list[dict[str, Any]]] = field(default_factory=list)
     maps: list[PhotoMap] = field(default_factory=list)
+    cloud_sent: bool = False
     views: dict[int, View] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     busy: threading.Lock = field(default_factory=threading.Lock)  # one change at a time
