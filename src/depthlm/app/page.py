@@ -276,12 +276,11 @@ class Page:
     def _map(self, budget: float | None, request: gr.Request) -> Iterator[list[Any]]:
         """Progress as it comes, in place of the maps before; then the maps."""
         session = self._session(request)
-        parts = self._no_map(session)[: len(self.maps)]
         try:
             for done, total in mapping.map_steps(self.desk, session, budget):
+                before = self._no_map(session)[: len(self.maps)]
                 buttons = [gr.update(interactive=False), gr.update(visible=True)]
-                yield [*parts, words.progress(done, total), *buttons, ""]
-                parts = [gr.skip()] * len(self.maps)
+                yield [*before, words.progress(done, total), *buttons, ""]
             yield [*self._map_parts(session), "", gr.update(interactive=True), gr.update(visible=False), ""]
         except mapping.StoppedMapError:
             yield [*self._no_map(session), words.message("Stopped. Nothing was kept of this map.", "note")]

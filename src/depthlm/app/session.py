@@ -87,10 +87,16 @@ class Session:
             self._photo = Photo(Path(self.picture.name), self.picture.image, self.camera.resolved, nowhere)
         return self._photo.at(uv)
 
-    @property
-    def straightened(self) -> Image.Image | None:
-        """The picture without its lens's distortion, once it was asked about."""
-        return None if self._photo is None else self._photo.straight[0]
+    def size(self) -> int:
+        """Bytes of its pictures and maps, about."""
+        picture, photo = self.picture, self._photo
+        if picture is None:
+            return 0
+        images = [picture.image]
+        if photo is not None and photo.straight[0] is not photo.image:
+            images.append(photo.straight[0])
+        maps = sum(found.dense.z.nbytes + found.dense.confidence.nbytes for found in self.maps)
+        return maps + sum(3 * image.width * image.height for image in images)
 
     def forget(self, models: int) -> None:
         """Take away what was measured and what it was measured in; the picture and its camera stay."""
@@ -143,12 +149,7 @@ class Store:
             session.forget(self.models)
 
     def _too_much(self) -> bool:
-        return len(self._sessions) > self.most or sum(map(_bytes, self._sessions.values())) > self.most_bytes
-
-
-def _bytes(session: Session) -> int:
-    if session.picture is None:
-        return 0
-    maps = sum(found.dense.z.nbytes + found.dense.confidence.nbytes for found in session.maps)
-    pictures = {id(image): image for image in (session.picture.image, session.straightened)}
-    return maps + sum(3 * image.width * image.height for image in pictures.values() if image is not None)
+        return (
+            len(self._sessions) > self.most
+            or sum(session.size() for session in self._sessions.values()) > self.most_bytes
+        )
