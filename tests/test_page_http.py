@@ -215,7 +215,7 @@ def test_only_a_cloud_that_was_sent_is_taken_away(visitor: Visitor) -> None:
     ended = visitor.call("map", [50])
     assert ended["depth-0"]["path"]
     assert ended["cloud-0"] == nothing
-    assert visitor.call("clouds")["cloud-0"]["value"]["path"].endswith(".glb")
+    assert visitor.call("cloud")["cloud-0"]["value"]["path"].endswith(".glb")
     assert visitor.call("room", event=other)["cloud-0"] is None
     assert visitor.call("room", event=other)["cloud-0"] == nothing
 

@@ -139,8 +139,7 @@ class Page:
                         "as at the edges of things.</p>",
                         padding=False,
                     )
-                # On the page before it is looked at: a model that comes while gradio puts it there may be lost.
-                with gr.Tab("3D", render_children=True) as tab:
+                with gr.Tab("3D") as tab:
                     cloud = gr.Model3D(
                         show_label=False, height=460, clear_color=(0.965, 0.969, 0.976, 1.0), elem_id=f"cloud-{number}",
                         interactive=False, buttons=[], camera_position=(*_FROM, None),
@@ -150,7 +149,6 @@ class Page:
                 files = [
                     gr.DownloadButton(label, size="sm", elem_id=f"file-{label.lower()}-{number}") for label in _FILES
                 ]
-        # Only once it is looked at: gradio's viewer takes no model before it stands on the page.
         self.cloud_tabs.append((tab, cloud))
         return [cloud, column, depth, caption, sure, *files]
 
@@ -204,8 +202,8 @@ class Page:
         self.apply.click(self._camera, chosen, [*self.shown, *self.drawing, self.file], **quiet)
         drawn = [*self.drawing, self.message]
         self.draw.click(self._map, self.budget, drawn, concurrency_limit=1, concurrency_id="map", **quiet)
-        for tab, _ in self.cloud_tabs:
-            tab.select(self._clouds, None, [cloud for _, cloud in self.cloud_tabs], **quiet)
+        for number, (tab, cloud) in enumerate(self.cloud_tabs):
+            tab.select(self._cloud(number), None, cloud, js=_when_shown(f"cloud-{number}"), **quiet)
         self.cancel.click(self._stop, None, None, queue=False, **quiet)
 
     def _session(self, request: gr.Request) -> Session:
@@ -287,14 +285,18 @@ class Page:
         except Exception as error:
             yield [*self._no_map(session), words.message(explain(error))]
 
-    def _clouds(self, request: gr.Request) -> Any:
-        session = self._session(request)
-        clouds: list[Any] = [None] * len(self.cloud_tabs)
-        for number in range(len(session.maps)):
+    def _cloud(self, number: int) -> Callable[[gr.Request], Any]:
+        """What sends the cloud of one model."""
+
+        def cloud(request: gr.Request) -> Any:
+            session = self._session(request)
+            if not session.maps:
+                return None
             path, away = mapping.write_shown_cloud(session, number)
-            clouds[number] = gr.update(value=str(path), camera_position=(*_FROM, away))
             session.cloud_sent = True
-        return clouds if len(clouds) > 1 else clouds[0]  # a list of one would be one value to gradio
+            return gr.update(value=str(path), camera_position=(*_FROM, away))
+
+        return cloud
 
     def _stop(self, request: gr.Request) -> None:
         self._session(request).stop.set()
@@ -338,6 +340,21 @@ class Page:
         for _ in self.map_views:
             parts += [cloud, gr.update(visible=False), None, "", None, *[gr.update(value=None)] * len(_FILES)]
         return [*parts, words.MAP_HINT, gr.update(interactive=True), gr.update(visible=False)]
+
+
+def _when_shown(part: str) -> str:
+    """JavaScript that waits until a part of a tab stands on the page, before the server is asked for what it shows.
+
+    A frame after a tab is first opened, gradio tells all its parts once more what they show (gradio 6.31,
+    `render_previously_invisible_children`). A model that Model3D has by then is lost: it breaks off loading its
+    viewer when it is told the same again, and does not begin anew.
+    """
+    return f"""async () => {{
+        const frame = () => new Promise(requestAnimationFrame);
+        for (let n = 0; n < 600 && !document.getElementById("{part}"); n++) await frame();
+        for (let n = 0; n < 10; n++) await frame();
+        return [];
+    }}"""
 
 
 def _as_path(payload: Any) -> str | None:
