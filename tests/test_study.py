@@ -158,6 +158,22 @@ def test_the_base_itself_is_run_once() -> None:
     assert "against" not in rows["nano", "rooms, asked"]
 
 
+def test_arms_beside_the_first_stand_against_each_other() -> None:
+    """Two arms that learn elsewhere and are tested there: the second against the first of them."""
+    plan = load_plan(NANO)
+    facts = {"absrel": 0.1, "bias": 0.0, "unread": 0, "asked": [10] * 10, "test": "rooms"}
+    found = {"rooms, 1 token": [8] * 10, "rooms, two decimals": [7] * 10}
+    lines = [
+        facts | {"arm": plan.questions["g"][1][name], "seed": seed, "hits": hits, "delta1": sum(hits) / 100}
+        for name, hits in found.items()
+        for seed in range(3)
+    ]
+    first, second = study_figures(plan, lines)["questions"]["g"]["rows"]
+    assert "against" not in first
+    assert second["against"] == ["rooms, 1 token", "rooms"]
+    assert second["difference"] == pytest.approx(-0.1)
+
+
 def test_only_what_is_missing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that was added later is run of every arm that has it, and nothing else is.
 

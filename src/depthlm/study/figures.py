@@ -109,12 +109,13 @@ def _row(
 def _against(
     question: Question, cells: dict[tuple[str, str], list[dict[str, Any]]], name: str, test: str
 ) -> tuple[str, str] | None:
-    """What a row is compared with: the first arm in the same test, else in the first test, else the same arm in the
-    first test of its; always on the same points.
+    """What a row is compared with: the first arm in the same test, else in the first test, else the first that takes the
+    same test, else the same arm in the first test of its; always on the same points.
     """
-    first, tests = next(iter(question.arms)), list(question.tests)
-    earlier = tests[: tests.index(test)]
-    for other in ((first, test), (first, tests[0]), *((name, before) for before in earlier)):
+    arms, tests = list(question.arms), list(question.tests)
+    others = [(arm, test) for arm in arms[: arms.index(name)]]
+    earlier = [(name, before) for before in tests[: tests.index(test)]]
+    for other in ((arms[0], test), (arms[0], tests[0]), *others, *earlier):
         if other == (name, test):
             continue
         if other in cells and question.tests[other[1]].data == question.tests[test].data:
