@@ -109,8 +109,8 @@ def _row(
 def _against(
     question: Question, cells: dict[tuple[str, str], list[dict[str, Any]]], name: str, test: str
 ) -> tuple[str, str] | None:
-    """What a row is compared with: the first arm in the same test, else in the first test, else the first that takes the
-    same test, else the same arm in the first test of its; always on the same points.
+    """What a row is compared with: the first arm in the same test, else in the first test, else the first arm that
+    takes the same test, else the same arm in the first test of its; always on the same points.
     """
     arms, tests = list(question.arms), list(question.tests)
     others = [(arm, test) for arm in arms[: arms.index(name)]]
