@@ -203,7 +203,7 @@ class Page:
         drawn = [*self.drawing, self.message]
         self.draw.click(self._map, self.budget, drawn, concurrency_limit=1, concurrency_id="map", **quiet)
         for number, (tab, cloud) in enumerate(self.cloud_tabs):
-            tab.select(self._cloud(number), None, cloud, js=_when_shown(f"cloud-{number}"), **quiet)
+            tab.select(self._cloud(number), None, cloud, js=_when_shown(cloud), **quiet)
         self.cancel.click(self._stop, None, None, queue=False, **quiet)
 
     def _session(self, request: gr.Request) -> Session:
@@ -275,10 +275,10 @@ class Page:
         """Progress as it comes, in place of the maps before; then the maps."""
         session = self._session(request)
         try:
-            for done, total in mapping.map_steps(self.desk, session, budget):
-                before = self._no_map(session)[: len(self.maps)]
+            for number, (done, total) in enumerate(mapping.map_steps(self.desk, session, budget)):
+                maps = [gr.skip()] * len(self.maps) if number else self._no_map(session)[: len(self.maps)]
                 buttons = [gr.update(interactive=False), gr.update(visible=True)]
-                yield [*before, words.progress(done, total), *buttons, ""]
+                yield [*maps, words.progress(done, total), *buttons, ""]
             yield [*self._map_parts(session), "", gr.update(interactive=True), gr.update(visible=False), ""]
         except mapping.StoppedMapError:
             yield [*self._no_map(session), words.message("Stopped. Nothing was kept of this map.", "note")]
@@ -342,7 +342,7 @@ class Page:
         return [*parts, words.MAP_HINT, gr.update(interactive=True), gr.update(visible=False)]
 
 
-def _when_shown(part: str) -> str:
+def _when_shown(part: gr.Model3D) -> str:
     """JavaScript that waits until a part of a tab stands on the page, before the server is asked for what it shows.
 
     A frame after a tab is first opened, gradio tells all its parts once more what they show (gradio 6.31,
@@ -351,7 +351,7 @@ def _when_shown(part: str) -> str:
     """
     return f"""async () => {{
         const frame = () => new Promise(requestAnimationFrame);
-        for (let n = 0; n < 600 && !document.getElementById("{part}"); n++) await frame();
+        for (let n = 0; n < 600 && !document.getElementById("{part.elem_id}"); n++) await frame();
         for (let n = 0; n < 10; n++) await frame();
         return [];
     }}"""
